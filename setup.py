@@ -1,0 +1,20 @@
+"Hand settings.ini, the one place for metadata and requirements, to setuptools"
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import setup
+
+config = ConfigParser(delimiters=['='])
+config.read(Path(__file__).with_name('settings.ini'), encoding='utf-8')
+c = config['DEFAULT']
+def lines(key): return [l.strip() for l in c[key].splitlines() if l.strip()]
+
+setup(
+    name=c['lib_name'], version=c['version'], description=c['description'], keywords=c['keywords'].split(),
+    author=c['author'], license=c['license'], python_requires='>=' + c['min_python'],
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    # data/pretrained travels inside the wheel, so that `marlearn sample` works without the repository
+    packages=['marlearn', 'marlearn.pretrained'], package_dir={'marlearn': 'marlearn', 'marlearn.pretrained': 'data/pretrained'},
+    package_data={'marlearn.pretrained': ['**/*']}, zip_safe=False,
+    install_requires=lines('requirements'), extras_require={'dev': lines('dev_requirements')},
+    entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['marlearn=marlearn._modidx:d']},
+)
