@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-# %% ../nbs/10_orders.ipynb #3280bddf
+# %% ../nbs/10_orders.ipynb #f66c526a
 def random_order(
     B:int, # images
     N:int, # tokens per image
@@ -20,6 +20,7 @@ def random_order(
     "A random permutation for every image (MAR §3.4)"
     return torch.rand(B, N, generator=generator, device=device).argsort(dim=1)
 
+# %% ../nbs/10_orders.ipynb #e11a5687
 def raster_order(
     B:int, # images
     N:int, # tokens per image

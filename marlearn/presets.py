@@ -11,18 +11,19 @@ from .heads import HeadConfig
 from .mar import ModelConfig
 from .train import RunConfig, TrainConfig
 
-# %% ../nbs/18_presets.ipynb #a7e513c1
+# %% ../nbs/18_presets.ipynb #a00fb3f5
 def tiny()->RunConfig:
     "A few seconds of training: for tests, and to see that everything is wired up"
     return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=32)),
                      train=TrainConfig(steps=40, batch_size=16, log_every=10, sample_every=20, save_every=20))
 
+# %% ../nbs/18_presets.ipynb #4ec03121
 def toy()->RunConfig:
     "What `marlearn demo` trains: minutes on two processor cores"
     return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=192, encoder_blocks=2, decoder_blocks=4, heads=6, class_slots=4, dropout=0.0, head=HeadConfig(blocks=3, width=256)),
                      train=TrainConfig(lr=1.5e-3, batch_size=64, ema=0.999, save_every=500, sample_every=300))
 
-# %% ../nbs/18_presets.ipynb #a40ed60c
+# %% ../nbs/18_presets.ipynb #6fb9cdb3
 def _imagenet256(width, blocks, heads, head_blocks, head_width):
     model = ModelConfig(n_tokens=256, token_dim=16, n_classes=1000, width=width, encoder_blocks=blocks//2, decoder_blocks=blocks//2, heads=heads,
                         head=HeadConfig(blocks=head_blocks, width=head_width))
@@ -30,6 +31,7 @@ def _imagenet256(width, blocks, heads, head_blocks, head_width):
     return RunConfig(img_size=256, tokenizer='kl16', model=model,
                      train=TrainConfig(steps=800*epoch, batch_size=2048, lr=8e-4, warmup=100/800, decay=False, sample_every=0, save_every=epoch))
 
+# %% ../nbs/18_presets.ipynb #af0714ff
 def mar_base()->RunConfig:
     "MAR-B on ImageNet 256x256 (MAR Table 4 and App. B)"
     return _imagenet256(768, 24, 12, 6, 1024)

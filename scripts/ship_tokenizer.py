@@ -3,21 +3,21 @@ import argparse, json, platform, time
 from pathlib import Path
 import torch
 from marlearn.data import join_data, load_data, load_shapes
+from marlearn.tokenizers import KLTokenizer, save_tokenizer
 from marlearn.vae import VAE, VAEConfig, fit_vae, latent_scale, psnr
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument('--steps', type=int, default=4200, help='of 32 pictures each')
+parser.add_argument('--steps', type=int, default=4800, help='of 16 pictures each')
 parser.add_argument('--out', type=Path, default=Path('data/pretrained/tokenizer'))
 args = parser.parse_args()
 
 torch.manual_seed(0)
-config = VAEConfig(width=16, mults=(1, 3, 6), latent_channels=6, embed_dim=6)
-settings = {'steps': args.steps, 'batch_size': 32, 'lr': 1.5e-3, 'kl_weight': 5e-3, 'seed': 0}
+config = VAEConfig(width=16, mults=(1, 2, 4), latent_channels=6, embed_dim=6)
+settings = {'steps': args.steps, 'batch_size': 16, 'lr': 1.5e-3, 'kl_weight': 5e-3, 'seed': 0}
 vae, started = VAE(config), time.time()
 cifar = load_data('cifar10')
 history = fit_vae(vae, join_data(cifar, load_shapes(n=8000)), **settings)
 
-from marlearn.tokenizers import KLTokenizer, save_tokenizer
 generator = torch.Generator().manual_seed(1)
 scale = latent_scale(vae, cifar.batch(range(0, len(cifar), 50))[0], generator)
 tokenizer = KLTokenizer(vae, scale=scale, patch=2)

@@ -1,0 +1,116 @@
+"The command line as a user meets it: the demo from end to end, and one clear message for every bad input"
+import json, shutil, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+from marlearn.cli import main
+from marlearn.demo import DemoConfig, demo, plan_steps
+from marlearn.presets import tiny
+from marlearn.train import load_checkpoint, read_log
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, folder):
+    "A tiny demo on an image folder"
+    out = tmp_path_factory.mktemp('demo')
+    mp = pytest.MonkeyPatch()
+    mp.setenv('MARLEARN_CACHE', str(tmp_path_factory.getbasetemp()/'cache')); mp.setenv('MARLEARN_OFFLINE', '1')
+    report = demo(DemoConfig(data=str(folder), out=out, steps=6, per_class=2, diff_steps=4, run=tiny()))
+    mp.undo()
+    return out, report
+
+def run(capsys, *argv):
+    "Exit status and what stood on stderr"
+    try: main([str(a) for a in argv]); status = 0
+    except SystemExit as e: status = e.code
+    return status, capsys.readouterr().err
+
+def files(folder): return {p.relative_to(folder): (p.stat().st_mtime_ns, p.stat().st_size) for p in Path(folder).rglob('*') if p.is_file()}
+
+def test_demo_writes_everything(finished):
+    out, report = finished
+    for name in ('samples.png', 'samples-raw.png', 'reconstructions.png', 'loss.png'): assert np.asarray(Image.open(out/name)).std() > 5, f'{name} is empty'
+    with Image.open(out/'generation.gif') as gif: assert gif.n_frames == 16
+    assert json.loads((out/'report.json').read_text()) == json.loads(json.dumps(report))
+    assert report['data'] == {'name': out_name(report), 'pictures': 24, 'encoded': 24, 'classes': 2} and report['last_loss'] > 0
+    assert set(report['seconds']) == {'data', 'tokenizer', 'encode', 'train', 'draw', 'total'}
+    assert [r['step'] for r in read_log(out/'log.jsonl')] == [6]
+    c = load_checkpoint(sorted(out.glob('checkpoints/step-*'))[-1])
+    assert c.classes == ('blue things', 'red') and c.model.config.n_classes == 2 and c.step == 6
+
+def out_name(report): return Path(report['settings']['data']).name
+
+def test_plan_fits_the_time():
+    for seconds, n, encode, train in ((400, 50_000, 600, 100), (400, 1000, 600, 100), (400, 50_000, 3000, 400)):
+        m, steps = plan_steps(seconds, n, encode, train, 64)
+        assert m/encode + steps*64/train <= seconds*1.001 and m <= n
+        assert m == n or steps*64 >= m - 64                        # nothing is encoded that is never seen
+
+def test_sample_draws_classes_by_name_and_number(finished, tmp_path, capsys):
+    out, _ = finished
+    status, err = run(capsys, 'sample', '--checkpoint', out, '--out', tmp_path/'a.png', '--classes', 'red', '0', '--per-class', 2, '--diff-steps', 3)
+    assert status == 0 and (tmp_path/'a.png').exists()
+    status, err = run(capsys, 'sample', '--checkpoint', out, '--out', tmp_path/'a.gif', '--diff-steps', 3)
+    assert status == 0 and Image.open(tmp_path/'a.gif').n_frames == 16
+
+def test_reconstruct_and_info(folder, tmp_path, capsys):
+    assert run(capsys, 'reconstruct', '--data', folder, '--out', tmp_path/'r.png', '--n', 10)[0] == 0 and (tmp_path/'r.png').exists()
+    main(['info'])
+    shown = capsys.readouterr().out
+    for word in ('torch', 'precision', 'device', 'data', 'presets'): assert word in shown
+
+def test_train_then_resume(folder, tmp_path, capsys):
+    base = ['train', '--preset', 'tiny', '--data', folder, '--out', tmp_path/'run', '--train.batch-size', 8, '--train.log-every', 2]
+    assert run(capsys, *base, '--train.steps', 4, '--train.save-every', 2)[0] == 0
+    status, err = run(capsys, *base, '--train.steps', 4)
+    assert status == 2 and '--resume' in err                      # never overwrites a run
+    assert run(capsys, *base, '--train.steps', 6, '--resume')[0] == 0
+    assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [2, 4, 6]
+
+BAD = {
+    'missing folder': (['demo', '--data', '{tmp}/nowhere'], 'there is no'),
+    'no pictures': (['demo', '--data', '{tmp}/empty'], 'holds no pictures'),
+    'not a tar': (['reconstruct', '--data', '{tmp}/text.tar.gz'], 'neither a folder nor a tar'),
+    'unknown preset': (['train', '--preset', 'enormous'], "no preset is called 'enormous'"),
+    'unknown class': (['sample', '--checkpoint', '{run}', '--classes', 'unicorn'], "no class 'unicorn'"),
+    'class out of range': (['sample', '--checkpoint', '{run}', '--classes', '2'], "no class '2'"),
+    'too many steps': (['sample', '--checkpoint', '{run}', '--ar-steps', '17', '--out', '{tmp}/x.png'], 'ar_steps=17'),
+    'no checkpoint': (['sample', '--checkpoint', '{tmp}/empty'], 'is no checkpoint'),
+    'truncated checkpoint': (['sample', '--checkpoint', '{cut}'], 'damaged: ema.safetensors'),
+    'unwritable output': (['sample', '--checkpoint', '{run}', '--out', '{tmp}/text.tar.gz/x.png'], 'cannot write to'),
+    'unwritable run': (['demo', '--data', '{data}', '--out', '{tmp}/text.tar.gz/run'], 'cannot write to'),
+    'impossible width': (['train', '--model.width', '30', '--model.heads', '4'], 'width=30 is not a multiple of heads=4'),
+    'wrong picture size': (['reconstruct', '--data', '{data}', '--img-size', '30'], 'not a multiple'),
+    'nothing to resume': (['train', '--preset', 'tiny', '--data', '{data}', '--out', '{tmp}/new', '--resume'], 'no intact checkpoint'),
+}
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_input_gets_one_message_and_harms_nothing(case, finished, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, _ = finished
+    (tmp_path/'empty').mkdir(); (tmp_path/'text.tar.gz').write_text('not a tar')
+    step = sorted(out.glob('checkpoints/step-*'))[-1]
+    cut = tmp_path/'cut'
+    shutil.copytree(step, cut)
+    (cut/'ema.safetensors').write_bytes((step/'ema.safetensors').read_bytes()[:1000])
+    before = files(out)
+    argv, message = BAD[case]
+    status, err = run(capsys, *(a.format(tmp=tmp_path, run=out, cut=cut, data=folder) for a in argv))
+    lines = [l for l in err.splitlines() if 'marlearn: error' in l]
+    assert status == 2 and len(lines) == 1 and message in lines[0], err
+    assert 'Traceback' not in err and files(out) == before
+
+def test_broken_picture_is_named_and_skipped(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path/'p')
+    (tmp_path/'p'/'red'/'99.png').write_bytes(b'\x89PNG broken')
+    status, err = run(capsys, 'reconstruct', '--data', tmp_path/'p', '--out', tmp_path/'r.png')
+    assert status == 0 and 'skipped 1 of 25' in err and '99.png' in err
+
+def test_no_data_anywhere_falls_back_to_shapes_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv('MARLEARN_DATA', raising=False)
+    import marlearn.data as data
+    monkeypatch.setattr(data, '__file__', str(tmp_path/'marlearn'/'data.py'))
+    loaded = data.load_data(None, 'test')
+    shown = capsys.readouterr().err
+    assert loaded.name == 'shapes'
+    for way in ('--data', 'MARLEARN_DATA', 'data/cifar10.tar.gz'): assert way in shown

@@ -1,0 +1,342 @@
+"A run that is killed, starved or misused: real processes, tiny sizes"
+import json, os, signal, subprocess, sys, time, warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+import numpy as np, pytest, torch
+from marlearn.data import load_shapes
+from marlearn.heads import HeadConfig
+from marlearn.mar import ImageModel, ModelConfig
+from marlearn.tokenizers import PixelTokenizer
+from marlearn.train import (EMA, RunConfig, TokenData, TrainConfig, batch_index, check_checkpoint, ema_decay, encode_data, fit, latest_checkpoint,
+                            learning_rate, load_checkpoint, make_optimizer, pick_precision, read_log, resume, run_config_from, save_checkpoint,
+                            seeded_dropout, step_generator, train_step)
+
+CONFIG = ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=16, noise_levels=1))
+RUN = RunConfig(data='shapes', model=CONFIG, train=TrainConfig(steps=40, batch_size=24, lr=3e-3, log_every=3, save_every=10, sample_every=1, precision='fp32'))
+TOKENIZER, CLASSES = PixelTokenizer(patch=8), tuple('abcdefghij')
+
+# What the killed process runs; `die` is where it is hit: 'anywhere' (from outside) or 'saving' (half of a checkpoint is on disk)
+SCRIPT = """
+import os, signal, sys, time
+sys.path[:0] = [sys.argv[2], sys.argv[2] + '/tests']
+import torch
+from pathlib import Path
+torch.set_num_threads(1)
+import test_train as t, marlearn.train as train
+if sys.argv[3] == 'saving':
+    write = train.save_tokenizer
+    train.save_tokenizer = lambda tokenizer, folder: os.kill(os.getpid(), signal.SIGKILL) if '00000030' in str(folder) else write(tokenizer, folder)
+else: slow = lambda *_: time.sleep(0.05)
+t.start(Path(sys.argv[1]), on_sample=None if sys.argv[3] == 'saving' else slow)
+"""
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    "Another number of threads adds in another order"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1); yield; torch.set_num_threads(before)
+
+@pytest.fixture(scope='module')
+def data(): return encode_data(TOKENIZER, load_shapes(n=64), quiet=True)
+
+def fresh(seed=0, config=CONFIG):
+    with seeded_dropout(torch.Generator().manual_seed(seed)): return ImageModel(config)
+
+def start(folder, config=RUN, model=None, **kw):
+    model = model or fresh(config=config.model)
+    ema, log = fit(model, encode_data(TOKENIZER, load_shapes(n=64), quiet=True), config, folder, tokenizer=TOKENIZER, classes=CLASSES, **kw)
+    return model, ema, log
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The run that nobody interrupts"
+    folder = tmp_path_factory.mktemp('whole')
+    return folder, *start(folder)
+
+def same_weights(a, b): return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+def steady(log): return [{k: v for k, v in row.items() if k != 'images_per_second'} for row in log]
+def flip(path, at):
+    data = bytearray(path.read_bytes()); data[at] ^= 1; path.write_bytes(data)
+
+# kill and resume
+
+@pytest.mark.parametrize('die', ['anywhere', 'saving'])
+def test_killed_run_resumes_to_the_same_weights(die, whole, tmp_path):
+    root = str(Path(__file__).resolve().parent.parent)
+    child = subprocess.Popen([sys.executable, '-c', SCRIPT, str(tmp_path/'run'), root, die], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    waited = time.monotonic()
+    while die == 'anywhere' and child.poll() is None and (read_log(tmp_path/'run'/'log.jsonl') or [{'step': 0}])[-1]['step'] < 23:
+        assert time.monotonic() - waited < 120
+        time.sleep(0.01)
+    if die == 'anywhere': child.kill()
+    message = child.communicate()[1].decode()
+    assert child.returncode == -signal.SIGKILL, message
+    newest = latest_checkpoint(tmp_path/'run')
+    assert newest.name == 'step-00000020'
+    left = list(tmp_path.glob('run/checkpoints/*.unfinished-*'))
+    assert bool(left) == (die == 'saving')                     # the case is the one we mean
+    model, ema, log = start(tmp_path/'run', model=fresh(seed=99), resume_from=newest)
+    assert same_weights(model, whole[1]) and same_weights(ema.model, whole[2].model)
+    assert steady(log) == steady(whole[3]) and steady(read_log(tmp_path/'run'/'log.jsonl')) == steady(whole[3])
+    assert sorted(f.name for f in (tmp_path/'run'/'checkpoints').iterdir()) == ['step-00000030', 'step-00000040']
+
+def test_ctrl_c_leaves_a_sound_run(whole, tmp_path):
+    def interrupt(step, *_):
+        if step == 25: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): start(tmp_path/'run', on_sample=interrupt)
+    model, _, log = start(tmp_path/'run', model=fresh(seed=99), resume_from=latest_checkpoint(tmp_path/'run'))
+    assert same_weights(model, whole[1]) and steady(log) == steady(whole[3])
+
+def test_dropout_is_part_of_it(whole, data):
+    "Without seeded dropout the tests above would still pass if dropout were off: it is on, and it matters"
+    assert CONFIG.dropout > 0
+    once = lambda seed: train_step(fresh().train(), *data.batch(torch.arange(8), torch.Generator().manual_seed(0)), torch.optim.SGD(fresh().parameters(), lr=0.0), generator=torch.Generator().manual_seed(seed))['grad_norm'].item()
+    torch.manual_seed(1); first = once(5); torch.manual_seed(2)
+    assert once(5) == first != once(6)
+
+def test_torn_log_and_log_ahead_of_the_checkpoint(tmp_path):
+    start(tmp_path/'run', stop_at=26)
+    with open(tmp_path/'run'/'log.jsonl', 'a') as f: f.write('{"step": 27, "lo')
+    assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [3, 6, 9, 10, 12, 15, 18, 20, 21, 24]
+    _, _, log = start(tmp_path/'run', resume_from=latest_checkpoint(tmp_path/'run'), stop_at=22)
+    assert [r['step'] for r in log] == [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [3, 6, 9, 10, 12, 15, 18, 20, 21]
+
+def test_going_back_sets_the_future_aside(tmp_path):
+    start(tmp_path/'run', replace(RUN, train=replace(RUN.train, keep=4)), stop_at=30)
+    back = tmp_path/'run'/'checkpoints'/'step-00000010'
+    start(tmp_path/'run', resume_from=back, stop_at=15)
+    assert latest_checkpoint(tmp_path/'run') == back
+    assert {f.name for f in back.parent.iterdir()} == {'step-00000010', 'abandoned-step-00000020', 'abandoned-step-00000030'}
+
+# what must be refused
+
+def test_new_run_refuses_a_used_folder(whole):
+    before = (whole[0]/'log.jsonl').read_bytes()
+    with pytest.raises(FileExistsError, match='already holds a run .newest: step-00000040.'): start(whole[0])
+    assert (whole[0]/'log.jsonl').read_bytes() == before
+
+@pytest.mark.parametrize('change, message', [
+    (dict(heads=4), 'model.heads was 2, is 4'), (dict(dropout=0.0), 'model.dropout was 0.1, is 0.0'), (dict(width=32), 'does not fit this model')])
+def test_resume_refuses_another_network(change, message, whole, tmp_path):
+    other = replace(RUN, model=replace(CONFIG, **change))
+    with pytest.raises(ValueError, match=message): start(tmp_path/'run', other, resume_from=latest_checkpoint(whole[0]))
+    assert not (tmp_path/'run').exists()
+
+def test_resume_refuses_another_tokenizer_and_other_classes(whole, data, tmp_path):
+    kw = dict(tokenizer=TOKENIZER, classes=CLASSES, resume_from=latest_checkpoint(whole[0]))
+    with pytest.raises(ValueError, match='tokenizer.scale was 2.0, is 3.0'): fit(fresh(), data, RUN, tmp_path/'run', **kw | {'tokenizer': PixelTokenizer(8, 3.0)})
+    with pytest.raises(ValueError, match='classes was'): fit(fresh(), data, RUN, tmp_path/'run', **kw | {'classes': CLASSES[::-1]})
+
+def test_resume_says_which_training_settings_changed(whole, tmp_path):
+    with pytest.warns(UserWarning, match='train.steps was 40, is 41; train.lr was 0.003, is 0.001$'):
+        start(tmp_path/'run', replace(RUN, train=replace(RUN.train, steps=41, lr=1e-3)), resume_from=latest_checkpoint(whole[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        start(tmp_path/'other', replace(RUN, train=replace(RUN.train, log_every=7, keep=1)), resume_from=latest_checkpoint(whole[0]))
+
+def test_sampling_checkpoint_cannot_be_resumed(whole, tmp_path):
+    save_checkpoint(tmp_path/'light', model=whole[1], ema=whole[2], tokenizer=TOKENIZER, config=RUN, classes=CLASSES, step=40, dtype=torch.float16)
+    model = fresh()
+    with pytest.raises(ValueError, match='sampled from but not resumed: it has no optimizer.safetensors'): resume(tmp_path/'light', model, EMA(model), make_optimizer(model, RUN.train))
+    torch.testing.assert_close(list(load_checkpoint(tmp_path/'light').model.parameters()), list(whole[2].model.parameters()), rtol=2e-3, atol=1e-4)
+
+def test_optimizer_of_another_model_is_refused(whole):
+    from safetensors.torch import load_file, save_file
+    folder = latest_checkpoint(whole[0])
+    keep = {f: f.read_bytes() for f in (folder/'optimizer.safetensors', folder/'state.json')}
+    tensors = load_file(folder/'optimizer.safetensors')
+    try:
+        save_file({k.replace('mask_token', 'mask_tokens'): v for k, v in tensors.items()}, folder/'optimizer.safetensors')
+        state = json.loads((folder/'state.json').read_text())
+        import hashlib
+        state['sha256']['optimizer.safetensors'] = hashlib.sha256((folder/'optimizer.safetensors').read_bytes()).hexdigest()
+        (folder/'state.json').write_text(json.dumps(state))
+        model = fresh()
+        with pytest.raises(ValueError, match='does not fit this model: backbone.mask_token, backbone.mask_tokens'): resume(folder, model, EMA(model), make_optimizer(model, RUN.train))
+    finally:
+        for f, content in keep.items(): f.write_bytes(content)
+
+@pytest.mark.parametrize('log_every, save_every', [(3, 10), (40, 7), (40, 40)])
+def test_non_finite_loss_stops_before_it_is_saved(log_every, save_every, tmp_path):
+    wild = replace(RUN, train=replace(RUN.train, lr=1e30, warmup=1.0, clip=1e30, log_every=log_every, save_every=save_every))
+    with pytest.raises(FloatingPointError, match=r'is (nan|inf).* at step \d+: lower lr=1e\+30'): start(tmp_path/'run', wild)
+    for folder in tmp_path.glob('run/checkpoints/step-*'):
+        assert all(p.isfinite().all() for p in load_checkpoint(folder, ema=False).model.parameters())
+    assert all(np.isfinite(list(row.values())).all() for row in read_log(tmp_path/'run'/'log.jsonl'))
+
+def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is_not(tmp_path):
+    class Spiky(ImageModel):
+        def loss(self, *a, **kw):
+            parts = super().loss(*a, **kw)
+            if self.training and self.countdown == 0: parts['loss'] = parts['loss'] + (self.backbone.mask_token.sum()*0).sqrt()    # 0, slope infinite
+            self.countdown -= 1
+            return parts
+    with seeded_dropout(torch.Generator().manual_seed(0)): model = Spiky(CONFIG)
+    model.countdown = 9                                       # the step right before the first checkpoint
+    with pytest.raises(FloatingPointError, match='^grad_norm is nan at step 10: '): start(tmp_path/'run', model=model)
+    assert latest_checkpoint(tmp_path/'run') is None
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path/'file').write_text('')
+    for folder in (tmp_path/'file', tmp_path/'file'/'run'):
+        with pytest.raises(OSError, match=f'{folder} cannot be written to'): start(folder)
+
+def test_full_disk_is_an_oserror_and_keeps_the_run(whole, tmp_path):
+    resource = pytest.importorskip('resource')
+    model, ema = fresh(), EMA(fresh())
+    opt = make_optimizer(model, RUN.train)
+    resume(latest_checkpoint(whole[0]), model, ema, opt)
+    save = lambda step, opt=opt: save_checkpoint(tmp_path/'run'/'checkpoints'/f'step-{step:08d}', model=model, ema=ema, opt=opt, tokenizer=TOKENIZER, config=RUN, classes=CLASSES, step=step)
+    save(1)
+    sizes = {f.name: f.stat().st_size for f in (tmp_path/'run'/'checkpoints'/'step-00000001').glob('*.safetensors')}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, name in ((sizes['model.safetensors'] - 99, 'model'), (sizes['optimizer.safetensors'] - 99, 'optimizer')):
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+            with pytest.raises(OSError, match=f'{name}.safetensors could not be written'): save(2)
+        finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits); signal.signal(signal.SIGXFSZ, before)
+    assert [f.name for f in (tmp_path/'run'/'checkpoints').iterdir()] == ['step-00000001']
+    assert latest_checkpoint(tmp_path/'run').name == 'step-00000001'
+
+# damage
+
+def test_every_flipped_bit_is_noticed(whole):
+    folder, g = latest_checkpoint(whole[0]), np.random.default_rng(0)
+    for f in sorted(f for f in folder.rglob('*') if f.is_file()):
+        size = f.stat().st_size
+        places = range(size) if f.name == 'state.json' else {0, size - 1, *g.integers(size, size=3).tolist()}
+        for at in places:
+            if f.read_bytes()[at:at + 1].isspace(): continue     # another blank is no damage
+            flip(f, at)
+            with pytest.raises((ValueError, FileNotFoundError), match='damaged|no checkpoint'): check_checkpoint(folder)
+            flip(f, at)
+    assert check_checkpoint(folder)['step'] == 40
+
+def test_damaged_newest_falls_back(tmp_path):
+    start(tmp_path/'run', stop_at=20)
+    newest = tmp_path/'run'/'checkpoints'/'step-00000020'
+    weights = newest/'ema.safetensors'; weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match='ema.safetensors missing or not as written.*trying the one before'): assert latest_checkpoint(tmp_path/'run').name == 'step-00000010'
+    with pytest.raises(ValueError, match='damaged: ema.safetensors'): load_checkpoint(newest)
+    with pytest.raises(ValueError, match='damaged: ema.safetensors'): start(tmp_path/'run', resume_from=newest)
+    (newest/'state.json').unlink()
+    with pytest.raises(FileNotFoundError, match='is no checkpoint'): check_checkpoint(newest)
+    with pytest.warns(UserWarning, match='no checkpoint'): assert latest_checkpoint(tmp_path/'run').name == 'step-00000010'
+    assert latest_checkpoint(tmp_path/'nowhere') is None
+
+# the parts
+
+def test_batch_index_properties():
+    for n, B in ((10, 3), (7, 7), (4, 9), (1, 5)):
+        line = torch.cat([batch_index(n, B, step, seed=3) for step in range(4*n)])
+        assert len(line) == 4*n*B
+        epochs = line.view(-1, n)
+        assert torch.equal(epochs.sort().values, torch.arange(n).expand_as(epochs))        # each row once an epoch
+        if n == 10: assert len(epochs.unique(dim=0)) == len(epochs)                        # never the same order twice
+    assert not torch.equal(batch_index(100, 50, 0, seed=0), batch_index(100, 50, 0, seed=1))
+    assert torch.equal(batch_index(50_000, 64, 10**6), batch_index(50_000, 64, 10**6))
+    with pytest.raises(ValueError, match='n=0'): batch_index(0, 4, 0)
+
+def test_batches_do_not_depend_on_what_came_before():
+    asked = {step: batch_index(10, 3, step) for step in (31, 2, 17)}
+    assert all(torch.equal(batch_index(10, 3, step), asked[step]) for step in range(40) if step in asked)
+
+def test_step_generators_are_independent():
+    draw = lambda *a: torch.rand(4, generator=step_generator(*a)).tolist()
+    assert draw(1, 2) == draw(1, 2)
+    assert len({tuple(draw(seed, step)) for seed in range(5) for step in range(40)}) == 200
+
+def test_seeded_dropout_restores_the_global_state():
+    drop = lambda: torch.nn.functional.dropout(torch.ones(99)).tolist()
+    before = torch.get_rng_state()
+    with seeded_dropout(torch.Generator().manual_seed(0)): first = drop()
+    torch.manual_seed(123); moved = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded_dropout(torch.Generator().manual_seed(0)):
+        assert drop() == first
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), moved) and not torch.equal(before, moved)
+
+def test_ema_warms_up(data):
+    start_model, final = fresh(0), fresh(1)
+    ema = EMA(start_model, 0.9999)
+    for step in range(30): ema.update(final, step)
+    left = np.prod([ema_decay(step) for step in range(30)])
+    assert left < 1e-6 < 0.99 < 0.9999**30
+    for p, q in zip(ema.model.parameters(), final.parameters()): torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+    assert [ema_decay(s, 0.9) for s in (0, 80, 81, 1000)] == pytest.approx([0.1, 0.9, 0.9, 0.9])
+    assert not ema.model.training and not any(p.requires_grad for p in ema.model.parameters())
+    one = EMA(start_model, 0.9999); one.update(final, 10**7)
+    for p, q, r in zip(one.model.parameters(), start_model.parameters(), final.parameters()): torch.testing.assert_close(p, 0.9999*q + 0.0001*r)
+
+def test_gradient_reaches_every_parameter(data):
+    model = fresh().train()
+    opt = make_optimizer(model, RUN.train)
+    start_weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    reached = set()
+    for step in range(6):
+        g = step_generator(0, step)
+        train_step(model, *data.batch(batch_index(len(data), 24, step), g), opt, generator=g)
+        reached |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert reached == start_weights.keys()
+    assert all(not torch.equal(p, start_weights[name]) for name, p in model.named_parameters())
+
+def test_weight_decay_groups():
+    model = fresh()
+    decayed, free = make_optimizer(model, RUN.train).param_groups
+    assert (decayed['weight_decay'], free['weight_decay'], decayed['betas']) == (0.02, 0.0, (0.9, 0.95))
+    names = {p: n for n, p in model.named_parameters()}
+    want = {n for p, n in names.items() if n.startswith('backbone.') and p.ndim > 1}
+    assert {names[p] for p in decayed['params']} == want and {names[p] for p in free['params']} == set(names.values()) - want
+
+def test_learning_rate():
+    c = TrainConfig(steps=100, warmup=0.1, lr=1.0)
+    assert [learning_rate(c, s) for s in (0, 9, 10, 55)] == pytest.approx([0.1, 1, 1, 0.5])
+    rates = [learning_rate(c, s) for s in range(100)]
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 1e-3
+    assert learning_rate(replace(c, decay=False), 99) == 1.0
+    assert learning_rate(replace(c, warmup=0.0), 0) == 1.0
+
+def test_precision():
+    assert pick_precision('cpu', 'bf16') == (torch.bfloat16, 'as asked') and pick_precision('cpu', 'fp32')[0] == torch.float32
+    dtype, why = pick_precision('cpu')
+    assert dtype in (torch.float32, torch.bfloat16) and (dtype == torch.float32) == ('no bf16' in why)
+
+def test_bf16_step_is_close_and_keeps_fp32_weights(data):
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, g = fresh().train(), torch.Generator().manual_seed(0)
+        part = train_step(model, *data.batch(torch.arange(32), g), make_optimizer(model, RUN.train), generator=g, dtype=dtype)
+        assert part['loss'].dtype == torch.float32 and all(p.dtype == torch.float32 for p in model.parameters())
+        losses.append(part['loss'].item())
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
+
+def test_token_data(data):
+    assert data.std is None and len(data) == 128 and data.mean.dtype == torch.float16
+    g = torch.Generator().manual_seed(0)
+    tokens, labels = data.batch(torch.tensor([5, 5 + 64]), g)
+    images = TOKENIZER.decode(tokens)
+    torch.testing.assert_close(images[0], images[1].flip(-1))
+    assert tokens.dtype == torch.float32 and labels[0] == labels[1]
+    unsure = TokenData(torch.zeros(2, 16, 8).half(), torch.full((2, 16, 8), 3.0).half(), torch.zeros(2, dtype=torch.int64))
+    first, second = (unsure.batch(torch.tensor([0, 1]*50), g)[0] for _ in range(2))
+    assert first.std().item() == pytest.approx(3, rel=0.05) and not torch.equal(first, second)
+    assert unsure.mean.abs().sum() == 0                       # drawing must not write into the store
+
+@pytest.mark.parametrize('wrong, message', [(dict(steps=0), 'steps=0'), (dict(batch_size=0), 'batch_size=0'), (dict(keep=0), 'keep=0'), (dict(lr=0.0), 'lr=0.0 must be positive'), (dict(clip=float('nan')), 'clip=nan'),
+                                            (dict(warmup=100), 'share of the steps'), (dict(ema=1.0), r'ema=1.0 must lie in \[0, 1\)'), (dict(precision='fp16'), "'auto', 'bf16' or 'fp32'")])
+def test_settings_that_cannot_be(wrong, message):
+    with pytest.raises(ValueError, match=message): TrainConfig(**wrong)
+
+def test_run_config_round_trip():
+    assert run_config_from(json.loads(json.dumps(asdict(RUN)))) == RUN
+    with pytest.raises(ValueError, match='not a run configuration of this version'): run_config_from(asdict(RUN) | {'unknown': 1})
+
+def test_fewer_rows_than_a_batch(tmp_path):
+    few = encode_data(TOKENIZER, load_shapes(n=10), flip=False, quiet=True)
+    _, log = fit(fresh(), few, replace(RUN, train=replace(RUN.train, steps=3)), tmp_path/'run', tokenizer=TOKENIZER, classes=CLASSES)
+    assert log[-1]['step'] == 3 and np.isfinite(log[-1]['loss'])
+
+def test_stop_at_zero_trains_nothing(tmp_path):
+    model, _, log = start(tmp_path/'run', stop_at=0)
+    assert log == [] and same_weights(model, fresh())
