@@ -7,18 +7,18 @@ __all__ = ['SHAPES', 'CIFAR10', 'HOW_TO_PROVIDE', 'ImageData', 'join_data', 'sha
            'new_folder', 'write_cache', 'read_cache', 'centre_crop', 'load_path', 'load_shapes', 'find_cifar10',
            'load_data']
 
-# %% ../nbs/01_data.ipynb #db47086a
-import hashlib, io, json, os, pickle, shutil, socket, sys, tarfile, tempfile, warnings
+# %% ../nbs/01_data.ipynb #2f444b53
+import hashlib, io, json, math, os, pickle, shutil, socket, sys, tarfile, tempfile, uuid, warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-# %% ../nbs/01_data.ipynb #f27a2655
+# %% ../nbs/01_data.ipynb #b6a8d7be
 @dataclass(frozen=True)
 class ImageData:
     "Labelled pictures of one size, on disk as bytes until a batch asks for them"
@@ -37,8 +37,8 @@ class ImageData:
     )->tuple[Tensor, Tensor]: # images (B, C, H, W) float32 in [-1, 1], labels (B,) int64
         "Read pictures `index` and scale them to [-1, 1]"
         index = np.asarray(index)
-        if index.size and (index.min() < 0 or index.max() >= len(self)):
-            raise IndexError(f"picture {int(index.max())} does not exist: '{self.name}' has {len(self)} (0..{len(self)-1})")
+        wrong = index[(index < 0) | (index >= len(self))]
+        if wrong.size: raise IndexError(f"picture {int(wrong[0])} does not exist: '{self.name}' has {len(self)} (0..{len(self)-1})")
         images = torch.from_numpy(self.images[index]).to(device).float().div_(127.5).sub_(1)
         if flip is not None:
             flip = torch.as_tensor(flip, device=images.device).view(-1, 1, 1, 1)
@@ -128,10 +128,10 @@ def draw_shapes(
         out[i] = np.rint(255*(ground*(1-cover) + front[i, :, None, None]*cover))
     return out
 
-# %% ../nbs/01_data.ipynb #549ced38
+# %% ../nbs/01_data.ipynb #91c46af1
 def cache_dir()->Path:
     "Where decoded pictures are kept: `MARLEARN_CACHE`, else the user's cache folder"
-    if os.environ.get('MARLEARN_CACHE'): return Path(os.environ['MARLEARN_CACHE'])
+    if os.environ.get('MARLEARN_CACHE'): return Path(os.environ['MARLEARN_CACHE']).expanduser()
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'marlearn'
 
 def _checksum(path):
@@ -142,92 +142,136 @@ def _checksum(path):
 
 @contextmanager
 def new_folder(
-    folder:Path, # where the finished folder shall stand; one that is there already is replaced
+    folder:Path, # where the finished folder shall stand
+    keep:bool=False, # one that is there already: True leaves it, False replaces it
 )->Iterator[Path]: # write into this one
     "Fill a folder beside `folder`, then move it there in one step: nobody ever sees it half written"
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=folder.name + '.unfinished-', dir=folder.parent))
+    unfinished = folder.with_name(f'{folder.name}.unfinished-{uuid.uuid4().hex[:8]}')
+    unfinished.mkdir()                                                  # not mkdtemp, whose folders only their owner may read
     try:
         yield unfinished
-        if folder.exists():
-            os.replace(folder, unfinished/'.replaced')
-        os.replace(unfinished, folder)
+        if folder.exists() and not keep: os.replace(folder, unfinished/'.replaced')
+        try: os.replace(unfinished, folder)
+        except OSError:
+            if not (keep and folder.exists()): raise                    # with `keep`, another process was faster: that is fine
         shutil.rmtree(folder/'.replaced', ignore_errors=True)
     finally: shutil.rmtree(unfinished, ignore_errors=True)
 
-# %% ../nbs/01_data.ipynb #4bd96cce
+# %% ../nbs/01_data.ipynb #b34693ea
+_CACHED = ('images.npy', 'labels.npy', 'meta.json')
+
 def write_cache(
-    folder:Path, # the finished cache's place
+    folder:Path, # the finished cache's place; an intact cache that is there already stays
     shape:tuple, # (n, C, H, W) of all pictures
     pictures:Iterable, # yields (row, (C, H, W) uint8, label)
     meta:dict, # what `read_cache` should give back beside the arrays
 ):
     "Write pictures into a memory-mapped array, with a checksum of every file"
-    with new_folder(folder) as new:
-        images = np.lib.format.open_memmap(new/'images.npy', 'w+', np.uint8, shape)
-        labels, filled = np.full(shape[0], -1, np.int64), np.zeros(shape[0], bool)
-        for row, picture, label in pictures: images[row], labels[row], filled[row] = picture, label, True
-        images.flush()
-        if not filled.all():                                            # close the gaps that broken pictures left
-            np.save(new/'kept.npy', images[filled]); del images
-            os.replace(new/'kept.npy', new/'images.npy')
-        np.save(new/'labels.npy', labels[filled])
-        meta = meta | {'checksum': {f: _checksum(new/f) for f in ('images.npy', 'labels.npy')}}
-        (new/'meta.json').write_text(json.dumps(meta))
+    try:
+        with new_folder(folder, keep=True) as new:
+            if shutil.disk_usage(new).free < math.prod(shape): raise OSError(f"{math.prod(shape)/1e9:.1f} GB are needed, more than is free")
+            images = np.lib.format.open_memmap(new/'images.npy', 'w+', np.uint8, shape)
+            labels, filled = np.full(shape[0], -1, np.int64), np.zeros(shape[0], bool)
+            for row, picture, label in pictures: images[row], labels[row], filled[row] = picture, label, True
+            if not filled.all():                                        # close the gaps that broken pictures left, row by row: it may not fit in memory
+                kept = np.lib.format.open_memmap(new/'kept.npy', 'w+', np.uint8, (int(filled.sum()), *shape[1:]))
+                for to, row in enumerate(np.flatnonzero(filled)): kept[to] = images[row]
+                images = kept; os.replace(new/'kept.npy', new/'images.npy')
+            images.flush()
+            np.save(new/'labels.npy', labels[filled])
+            (new/'meta.json').write_text(json.dumps(meta))
+            (new/'checksums.json').write_text(json.dumps({f: _checksum(new/f) for f in _CACHED}))
+    except OSError as e: raise OSError(f"the image cache {folder} could not be written ({e}); set MARLEARN_CACHE to a folder that can be written") from e
 
-# %% ../nbs/01_data.ipynb #fea22895
+# %% ../nbs/01_data.ipynb #f3cc5f2f
 def read_cache(
     folder:Path, # written by `write_cache`
 )->tuple|None: # (images, labels, meta), or None where there is no intact cache
     "Open a cache; a damaged one is reported, removed, and treated as absent"
     folder = Path(folder)
-    if not (folder/'meta.json').exists(): return None
+    if not os.path.exists(folder/'meta.json'): return None
     try:
-        meta = json.loads((folder/'meta.json').read_text())
-        for name, want in meta['checksum'].items():
-            if _checksum(folder/name) != want: raise ValueError(f"{name} does not match its checksum")
-        return np.load(folder/'images.npy', mmap_mode='r'), np.load(folder/'labels.npy'), meta
-    except (OSError, ValueError, KeyError) as e:
+        want = json.loads((folder/'checksums.json').read_text())
+        for name in _CACHED:
+            if _checksum(folder/name) != want[name]: raise ValueError(f"{name} does not match its checksum")
+        return np.load(folder/'images.npy', mmap_mode='r'), np.load(folder/'labels.npy'), json.loads((folder/'meta.json').read_text())
+    except (OSError, ValueError, KeyError, TypeError) as e:
         warnings.warn(f"the image cache {folder} is damaged ({e}); it is made again")
         shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../nbs/01_data.ipynb #04c9d6d1
+def _cached(folder, source, write):
+    "The pictures in the cache `folder`; where there is none, `write()` makes it first"
+    found = read_cache(folder)
+    if found is None:
+        write()
+        found = read_cache(folder)
+    if found is None: raise OSError(f"the image cache {folder} can neither be read nor replaced: remove it, or set MARLEARN_CACHE to another folder")
+    images, labels, meta = found
+    for note in meta.get('notes', ()): warnings.warn(note)              # what was odd when it was made is still odd
+    return ImageData(images, labels, tuple(meta['classes']), meta['name'], source)
+
+# %% ../nbs/01_data.ipynb #33a8490e
 def centre_crop(
     picture:Image.Image, # any size, any mode
     img_size:int, # pixels per side of the result
 )->np.ndarray: # (3, img_size, img_size) uint8
     "Shorter side to `img_size`, then the central square (the crop of ADM, which MAR App. B follows)"
+    if picture.mode.startswith('I'): picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))   # 16 bits a pixel: PIL would clip
     picture = picture.convert('RGB')
-    while min(picture.size) >= 2*img_size: picture = picture.reduce(2)         # box filter: no aliasing, fast
+    while min(picture.size) >= 2*img_size: picture = picture.resize([s//2 for s in picture.size], Image.Resampling.BOX)
     scale = img_size / min(picture.size)
     if scale != 1: picture = picture.resize([max(img_size, round(s*scale)) for s in picture.size], Image.Resampling.BICUBIC)
     left, top = (picture.width - img_size)//2, (picture.height - img_size)//2
     return np.asarray(picture.crop((left, top, left+img_size, top+img_size))).transpose(2, 0, 1)
 
-# %% ../nbs/01_data.ipynb #02ed3153
+# %% ../nbs/01_data.ipynb #434c5b2f
 _PICTURES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff', '.ppm'}
-_SPLITS = {'train':'train', 'training':'train', 'test':'test', 'val':'test', 'valid':'test', 'validation':'test'}
+_FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP', 'GIF', 'TIFF', 'PPM')   # nothing that PIL would hand to another program
+_BATCHES = {f'data_batch_{i}' for i in range(1, 6)} | {'test_batch'}
+
+def _is_picture(name): return os.path.splitext(name)[1].lower() in _PICTURES and '/.' not in '/' + name     # nothing hidden
+def _is_batch(name): return name.split('/')[-1].removesuffix('.bin') in _BATCHES
+
+def _stop(error): raise error
 
 def _members(path)->Iterator[tuple]:
-    "Yield (name inside `path`, size, function that returns its bytes) for every file of a folder or tar"
-    if path.is_dir():
-        for folder, subfolders, files in os.walk(path):
-            subfolders.sort()
-            for f in sorted(files):
-                full = Path(folder, f)
-                yield full.relative_to(path).as_posix(), full.stat().st_size, full.read_bytes
-    else:
-        with tarfile.open(path) as tar:
-            for m in tar:
-                if m.isfile(): yield m.name, m.size, lambda m=m: tar.extractfile(m).read()
+    "Yield (name inside `path`, version, function that returns its bytes) for every file of a folder or tar"
+    try:
+        if path.is_dir():
+            for folder, subfolders, files in os.walk(path, onerror=_stop, followlinks=True):
+                subfolders.sort()
+                inside = Path(folder).relative_to(path).as_posix()
+                for f in sorted(files):
+                    full = os.path.join(folder, f)
+                    try: s = os.stat(full); version = s.st_size, s.st_mtime_ns
+                    except OSError: version = None                     # a dangling link: reported when it is read
+                    yield f'{inside}/{f}'.removeprefix('./'), version, lambda full=full: Path(full).read_bytes()
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as tar:
+                for m in tar:
+                    if m.isfile(): yield m.name.removeprefix('./'), m.size, lambda m=m: tar.extractfile(m).read()
+                tar.fileobj.seek(tar.offset)
+                if tar.fileobj.read(1 << 20).strip(b'\0'): raise tarfile.ReadError('it is damaged or cut short')     # tarfile would stop silently
+        else: raise tarfile.ReadError('it is neither a folder nor a tar file')
+    except Exception as e: raise ValueError(f"{path} could not be read: {e}") from e
 
-def _place(name, root):
-    "(split or None, class) of the picture called `name`"
-    folders = [f for f in PurePosixPath(name).parts[:-1] if f not in ('.', '/')]
-    split = next((_SPLITS[f.lower()] for f in folders if f.lower() in _SPLITS), None)
-    named = folders[-1] if folders and folders[-1].lower() not in _SPLITS else root
-    return split, named
+# %% ../nbs/01_data.ipynb #ae5d3ec3
+_SPLITS = {'train':'train', 'training':'train', 'test':'test', 'val':'test', 'valid':'test', 'validation':'test'}
+
+def _places(names, root):
+    "Where each picture belongs: {name: ('train', 'test' or None, class)}"
+    folders = {n: tuple(n.split('/')[:-1]) for n in names}
+    beside = {}                                                         # folder -> names of the folders in it
+    for parts in set(folders.values()):
+        for d, f in enumerate(parts): beside.setdefault(parts[:d], set()).add(f.lower())
+    def place(parts):
+        # a split holds folders of classes, or stands beside other splits only: a class may be called 'train' too
+        at = next((d for d, f in enumerate(parts) if f.lower() in _SPLITS and (d + 1 < len(parts) or beside[parts[:d]] <= _SPLITS.keys())), None)
+        named = [f for d, f in enumerate(parts) if d != at]
+        return None if at is None else _SPLITS[parts[at].lower()], named[-1] if named else root
+    return {n: place(parts) for n, parts in folders.items()}
 
 # %% ../nbs/01_data.ipynb #5e2bea17
 class _ArraysOnly(pickle.Unpickler):
@@ -247,50 +291,49 @@ def _batch_rows(name, data):
 
 CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
-# %% ../nbs/01_data.ipynb #6a795050
+# %% ../nbs/01_data.ipynb #83bc82b8
 def _resize(rows, img_size):
     if rows.shape[-1] == img_size: return rows
     return np.stack([centre_crop(Image.fromarray(r.transpose(1, 2, 0)), img_size) for r in rows])
 
-def _batches_cache(path, names, split, img_size, folder, meta):
-    wanted = [n for n in names if ('test' in PurePosixPath(n).name) == (split == 'test')]
+def _batches_cache(path, names, split, img_size, folder):
+    wanted = sorted(n for n in names if ('test' in n.split('/')[-1]) == (split == 'test'))
+    if not wanted: raise FileNotFoundError(f"{path} has no CIFAR-10 batch for the split '{split}'")
     def rows():
-        at = 0
         for name, _, read in _members(path):
             if name not in wanted: continue
-            pictures, labels = _batch_rows(name, read())
-            for picture, label in zip(_resize(pictures, img_size), labels): yield at, picture, label; at += 1
+            try: pictures, labels = _batch_rows(name, read())
+            except Exception as e: raise ValueError(f"{name} in {path} is not a batch of CIFAR-10: {e}") from e
+            yield from zip(range(10_000*wanted.index(name), 10_000*len(wanted)), _resize(pictures, img_size), labels)
     n = 10_000 * len(wanted)
-    write_cache(folder, (n, 3, img_size, img_size), tqdm(rows(), total=n, desc=f'decoding {split} pictures', leave=False), meta | {'classes': CIFAR10, 'name': 'cifar10'})
+    write_cache(folder, (n, 3, img_size, img_size), tqdm(rows(), total=n, desc=f'decoding {split} pictures', leave=False), {'classes': CIFAR10, 'name': 'cifar10'})
 
-def _pictures_cache(path, names, split, img_size, folder, meta):
-    root = path.name.split('.')[0]
-    places = {n: _place(n, root) for n in names if PurePosixPath(n).suffix.lower() in _PICTURES and not PurePosixPath(n).name.startswith('.')}
+def _pictures_cache(path, names, split, img_size, folder, root):
+    places = _places(names, root)
     if not places: raise FileNotFoundError(f"{path} holds no pictures ({', '.join(sorted(_PICTURES))}); expected FOLDER/CLASS/picture.jpg")
+    notes, broken = [], []
     if split == 'test' and not any(s == 'test' for s, _ in places.values()):
-        warnings.warn(f"{path} has no test or val folder: its training pictures serve instead")
+        notes.append(f"{path} has no test or val folder: its training pictures serve instead")
         split = 'train'
-    classes = sorted({c for _, c in places.values()})
+    classes = sorted({c for _, c in places.values()})                   # of both splits: a label means the same in either
     row_of = {n: i for i, n in enumerate(sorted(n for n, (s, _) in places.items() if (s or 'train') == split))}
     if not row_of: raise FileNotFoundError(f"{path} has no pictures for the split '{split}'")
-    broken = []
     def rows():
-        for name, _, read in tqdm(_members(path), total=len(names), desc=f'decoding {split} pictures', leave=False):
+        label_of = {c: i for i, c in enumerate(classes)}
+        for name, _, read in _members(path):
             if name not in row_of: continue
-            try: picture = centre_crop(Image.open(io.BytesIO(read())), img_size)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: broken.append(f'{name} ({e})'); continue
-            yield row_of[name], picture, classes.index(places[name][1])
+            try: picture = centre_crop(Image.open(io.BytesIO(read()), formats=_FORMATS), img_size)
+            except Exception as e: broken.append(f'{name} ({e})'); continue     # PIL raises all kinds of errors
+            yield row_of[name], picture, label_of[places[name][1]]
         if len(broken) == len(row_of): raise ValueError(f"none of the {len(row_of)} pictures in {path} could be read; the first: {broken[0]}")
-        if broken: warnings.warn(f"skipped {len(broken)} of {len(row_of)} pictures in {path} that could not be read: " + '; '.join(broken[:5]) + (' ...' if len(broken) > 5 else ''))
+        if broken: notes.append(f"skipped {len(broken)} of {len(row_of)} pictures in {path} that could not be read: " + '; '.join(broken[:5]) + (' ...' if len(broken) > 5 else ''))
     name = 'cifar10' if tuple(classes) == CIFAR10 else root
-    write_cache(folder, (len(row_of), 3, img_size, img_size), rows(), meta | {'classes': classes, 'name': name})
+    write_cache(folder, (len(row_of), 3, img_size, img_size), tqdm(rows(), total=len(row_of), desc=f'decoding {split} pictures', leave=False),
+                {'classes': classes, 'name': name, 'notes': notes})
 
-# %% ../nbs/01_data.ipynb #3b544c8d
-def _open(folder, source):
-    found = read_cache(folder)
-    if found is None: return None
-    images, labels, meta = found
-    return ImageData(images, labels, tuple(meta['classes']), meta['name'], source)
+# %% ../nbs/01_data.ipynb #450b1d80
+def _check_split(split):
+    if split not in ('train', 'test'): raise ValueError(f"split={split!r} must be 'train' or 'test'")
 
 def load_path(
     path, # an image folder (class = folder name), a tar or tar.gz of one, or CIFAR-10's original batches
@@ -300,21 +343,19 @@ def load_path(
     "Pictures from a place on disk, decoded once into a memory-mapped cache"
     path = Path(path).expanduser()
     if not path.exists(): raise FileNotFoundError(f"there is no {path}: give an image folder, a tar of one, or CIFAR-10's batches")
-    if path.is_file() and not tarfile.is_tarfile(path): raise ValueError(f"{path} is neither a folder nor a tar file")
-    if split not in ('train', 'test'): raise ValueError(f"split={split!r} must be 'train' or 'test'")
-    try:
-        if path.is_dir(): listing = [(n, s) for n, s, _ in _members(path)]
-        else: listing = [(path.name, path.stat().st_size), (str(path.stat().st_mtime_ns), 0)]
-        key = hashlib.sha256(json.dumps([str(path.resolve()), listing, split, img_size, 1]).encode()).hexdigest()[:16]
-        folder = cache_dir()/f'{path.name.split(".")[0]}-{split}-{img_size}-{key}'
-        if data := _open(folder, str(path)): return data
-        names = [n for n, _, _ in _members(path)]
-    except (tarfile.TarError, EOFError, OSError) as e: raise ValueError(f"{path} could not be read: {e}") from None
-    batches = [n for n in names if PurePosixPath(n).name.removesuffix('.bin') in {f'data_batch_{i}' for i in range(1, 6)} | {'test_batch'}]
-    (_batches_cache if batches else _pictures_cache)(path, batches or names, split, img_size, folder, {})
-    return _open(folder, str(path))
+    _check_split(split)
+    if path.is_dir(): files = [(n, version) for n, version, _ in _members(path) if _is_picture(n) or _is_batch(n)]
+    else: files = [(path.stat().st_size, path.stat().st_mtime_ns)]
+    key = hashlib.sha256(json.dumps([str(path.resolve()), files, split, img_size, 2]).encode()).hexdigest()[:16]
+    root = Path(os.path.abspath(path)).name.split('.')[0] or 'pictures'
+    folder = cache_dir()/f'{root}-{split}-{img_size}-{key}'
+    def write():
+        names = [n for n, *_ in (files if path.is_dir() else _members(path))]
+        if batches := [n for n in names if _is_batch(n)]: _batches_cache(path, batches, split, img_size, folder)
+        else: _pictures_cache(path, [n for n in names if _is_picture(n)], split, img_size, folder, root)
+    return _cached(folder, str(path), write)
 
-# %% ../nbs/01_data.ipynb #0007b46b
+# %% ../nbs/01_data.ipynb #808d7952
 def load_shapes(
     split:str='train', # 'train' or 'test': other pictures, same kinds
     img_size:int=32, # pixels per side
@@ -322,19 +363,18 @@ def load_shapes(
     seed:int=0, # same seed, same pictures
 )->ImageData:
     "The built-in data set: ten drawn shapes, no files and no network needed"
+    _check_split(split)
     n = n or (20_000 if split == 'train' else 2_000)
-    folder = cache_dir()/f'shapes-{split}-{img_size}-{n}-{seed}-1'
-    source = f'drawn by marlearn (seed {seed})'
-    if data := _open(folder, source): return data
+    folder = cache_dir()/f'shapes-{split}-{img_size}-{n}-{seed}-2'
     def rows(chunk=500):
         for at in tqdm(range(0, n, chunk), desc=f'drawing {split} shapes', leave=False):
             rng = np.random.default_rng([seed, split == 'test', at])
             labels = np.arange(at, min(at+chunk, n)) % len(SHAPES)
             yield from zip(range(at, n), draw_shapes(labels, rng, img_size), labels)
-    write_cache(folder, (n, 3, img_size, img_size), rows(), {'classes': SHAPES, 'name': 'shapes'})
-    return _open(folder, source)
+    def write(): write_cache(folder, (n, 3, img_size, img_size), rows(), {'classes': SHAPES, 'name': 'shapes'})
+    return _cached(folder, f'drawn by marlearn (seed {seed})', write)
 
-# %% ../nbs/01_data.ipynb #296cc1cc
+# %% ../nbs/01_data.ipynb #cd5987dd
 def _near(folder):
     "CIFAR-10 in one of its usual shapes inside `folder`, or None"
     names = ('cifar10', 'cifar-10-batches-py', 'cifar-10-batches-bin', 'cifar10.tar.gz', 'cifar10.tar', 'cifar-10-python.tar.gz', 'cifar-10-binary.tar.gz')
@@ -349,7 +389,9 @@ def _download():
     try:
         socket.setdefaulttimeout(10)
         cache_dir().mkdir(parents=True, exist_ok=True)
-        download_url(Official.url, cache_dir(), Official.filename, Official.tgz_md5)
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as unfinished:      # half a download must never be found later
+            download_url(Official.url, unfinished, Official.filename, Official.tgz_md5)
+            os.replace(Path(unfinished, Official.filename), cache_dir()/Official.filename)
     except (OSError, RuntimeError) as e: print(f'CIFAR-10 could not be downloaded: {e}', file=sys.stderr)
     finally: socket.setdefaulttimeout(before)
     return _near(cache_dir())
@@ -370,7 +412,7 @@ def find_cifar10(download:bool=True)->Path|None:
     found = _near(repository/'data') or _near(cache_dir())
     return found or (_download() if download else None)
 
-# %% ../nbs/01_data.ipynb #2e83dcf6
+# %% ../nbs/01_data.ipynb #86367839
 def load_data(
     data:str|None=None, # a path, 'shapes', 'cifar10', or None: CIFAR-10 if it can be found, else shapes
     split:str='train', # 'train' or 'test'
@@ -381,7 +423,10 @@ def load_data(
     if data == 'shapes': return load_shapes(split, img_size)
     if data not in (None, 'cifar10'): return load_path(data, split, img_size)
     found = find_cifar10(download)
-    if found: return load_path(found, split, img_size)
+    if found:
+        pictures = load_path(found, split, img_size)
+        if data == 'cifar10' and pictures.classes != CIFAR10: raise ValueError(f"CIFAR-10 was asked for, but MARLEARN_DATA points at other pictures: {found}")
+        return pictures
     if data == 'cifar10': raise FileNotFoundError(HOW_TO_PROVIDE.replace(", so the built-in 'shapes' are used", ''))
     print(HOW_TO_PROVIDE, file=sys.stderr)
     return load_shapes(split, img_size)

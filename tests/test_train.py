@@ -105,15 +105,19 @@ def test_going_back_sets_the_future_aside(tmp_path):
     start(tmp_path/'run', replace(RUN, train=replace(RUN.train, keep=4)), stop_at=30)
     back = tmp_path/'run'/'checkpoints'/'step-00000010'
     start(tmp_path/'run', resume_from=back, stop_at=15)
-    assert latest_checkpoint(tmp_path/'run') == back
-    assert {f.name for f in back.parent.iterdir()} == {'step-00000010', 'abandoned-step-00000020', 'abandoned-step-00000030'}
+    assert latest_checkpoint(tmp_path/'run') == back and [f.name for f in back.parent.iterdir()] == [back.name]
+    aside = tmp_path/'run'/'abandoned'
+    assert {f.name for f in aside.iterdir()} == {'step-00000020', 'step-00000030', 'log.jsonl'}
+    assert check_checkpoint(aside/'step-00000030')['step'] == 30 and read_log(aside/'log.jsonl')[-1]['step'] == 30
+
+def test_new_run_in_a_used_folder_is_not_mixed_with_the_old_one(tmp_path):
+    start(tmp_path/'run', replace(RUN, train=replace(RUN.train, keep=1)), stop_at=30)
+    _, _, log = start(tmp_path/'run', replace(RUN, train=replace(RUN.train, keep=1, seed=1)), stop_at=10)
+    assert latest_checkpoint(tmp_path/'run').name == 'step-00000010'               # it was pruned as the oldest once
+    assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [3, 6, 9, 10] == [r['step'] for r in log]
+    assert (tmp_path/'run'/'abandoned'/'step-00000030').exists()
 
 # what must be refused
-
-def test_new_run_refuses_a_used_folder(whole):
-    before = (whole[0]/'log.jsonl').read_bytes()
-    with pytest.raises(FileExistsError, match='already holds a run .newest: step-00000040.'): start(whole[0])
-    assert (whole[0]/'log.jsonl').read_bytes() == before
 
 @pytest.mark.parametrize('change, message', [
     (dict(heads=4), 'model.heads was 2, is 4'), (dict(dropout=0.0), 'model.dropout was 0.1, is 0.0'), (dict(width=32), 'does not fit this model')])

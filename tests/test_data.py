@@ -1,0 +1,386 @@
+"What may go wrong between a folder of pictures and a batch, and what must happen then"
+import os, pickle, stat, sys, tarfile, types, warnings
+from pathlib import Path
+import numpy as np, pytest
+from PIL import EpsImagePlugin, Image
+from marlearn import data
+from marlearn.data import (CIFAR10, SHAPES, ImageData, cache_dir, centre_crop, find_cifar10, join_data, load_data, load_path, load_shapes,
+                           new_folder, read_cache, write_cache)
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    "Every test has its own cache and repository, finds nothing, and reaches no network"
+    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path/'cache'))
+    monkeypatch.setenv('MARLEARN_OFFLINE', '1')
+    monkeypatch.delenv('MARLEARN_DATA', raising=False)
+    monkeypatch.setattr(data, '__file__', str(tmp_path/'repository'/'marlearn'/'data.py'))
+
+def make(root, pictures, size=(8, 8)):
+    "Pictures of one grey each: {name: grey}; a text in place of a grey is written as it is"
+    for name, grey in pictures.items():
+        path = root/name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(grey, int): Image.new('RGB', size, (grey,)*3).save(path)
+        else: path.write_bytes(grey)
+    return root
+
+def pack(root, path, mode='w', inside='set'):
+    with tarfile.open(path, mode) as tar: tar.add(root, arcname=inside)
+    return path
+
+def greys(pictures, size=8):
+    "{class: greys of its pictures}, read through the cache"
+    images, labels = np.asarray(pictures.images), pictures.labels
+    assert images.shape[1:] == (3, size, size) and (images == images[:, :1, :1, :1]).all()
+    return {c: sorted(images[labels == i, 0, 0, 0].tolist()) for i, c in enumerate(pictures.classes)}
+
+def load(path, split='train'): return load_path(path, split, img_size=8)
+
+def cached_folder(): return next(f for f in cache_dir().iterdir() if f.is_dir())
+
+# --- folders and tars ---
+
+LAYOUTS = {
+    'classes in the root': ({'red fox/a.png': 1, 'red fox/b.png': 2, 'owl/a.png': 3}, {'red fox': [1, 2], 'owl': [3]}, None),
+    'splits, then classes': ({'train/a/x.png': 1, 'val/a/x.png': 2, 'val/b/x.png': 3}, {'a': [1], 'b': []}, {'a': [2], 'b': [3]}),
+    'a class of one split only': ({'train/b/x.png': 1, 'train/a/x.png': 2, 'Test/b/x.png': 3}, {'a': [2], 'b': [1]}, {'a': [], 'b': [3]}),
+    'a class called train': ({'train/bus/x.png': 1, 'train/train/x.png': 2, 'test/train/x.png': 3}, {'bus': [1], 'train': [2]}, {'bus': [], 'train': [3]}),
+    'train beside other classes': ({'bus/x.png': 1, 'car/x.png': 2, 'train/x.png': 3}, {'bus': [1], 'car': [2], 'train': [3]}, None),
+    'classes, then splits': ({'a/train/x.png': 1, 'a/test/x.png': 2, 'b/train/x.png': 3}, {'a': [1], 'b': [3]}, {'a': [2], 'b': []}),
+    'no class folders': ({'x.png': 1, 'y.PNG': 2}, {'set': [1, 2]}, None),
+    'pictures beside class folders': ({'x.png': 1, 'a/x.png': 2}, {'a': [2], 'set': [1]}, None),
+    'hidden and other files': ({'a/x.png': 1, '.trash/x.png': 2, 'a/.y.png': 3, 'a/._x.png': b'junk', 'a/notes.txt': b'text'}, {'a': [1]}, None),
+}
+
+@pytest.mark.parametrize('name', LAYOUTS)
+@pytest.mark.parametrize('kind', ['folder', 'tar', 'tar.gz, with ./'])
+def test_layout(tmp_path, name, kind):
+    files, train, test = LAYOUTS[name]
+    path = make(tmp_path/'set', files)
+    if kind == 'tar': path = pack(path, tmp_path/'set.tar')
+    if kind.startswith('tar.gz'): path = pack(path, tmp_path/'set.tar.gz', 'w:gz', '.')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert greys(load(path)) == train
+    if test is not None:
+        assert greys(load(path, 'test')) == test
+        assert load(path).classes == load(path, 'test').classes
+
+def test_same_pictures_from_folder_and_tar(tmp_path):
+    root = make(tmp_path/'set', {f'{c}/{i}.png': 10*i + j for i in range(5) for j, c in enumerate('cab')})
+    a, b = load(root), load(pack(root, tmp_path/'set.tar.gz', 'w:gz'))
+    assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels) and a.classes == b.classes == ('a', 'b', 'c')
+
+def test_linked_class_folder_counts(tmp_path):
+    make(tmp_path, {'elsewhere/x.png': 7, 'set/a/x.png': 1})
+    (tmp_path/'set'/'b').symlink_to(tmp_path/'elsewhere')
+    assert greys(load(tmp_path/'set')) == {'a': [1], 'b': [7]}
+
+def test_current_folder_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path/'set', {'x.png': 1}))
+    assert load('.').name == 'set' and load('.').classes == ('set',)
+
+@pytest.mark.parametrize('again', [False, True])
+def test_missing_test_split_is_said_each_time(tmp_path, again):
+    root = make(tmp_path/'set', {'a/x.png': 1})
+    if again:
+        with pytest.warns(UserWarning): load(root, 'test')
+    with pytest.warns(UserWarning, match='no test or val folder'): assert greys(load(root, 'test')) == {'a': [1]}
+
+def test_missing_train_split(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pictures for the split 'train'"): load(make(tmp_path/'set', {'test/a/x.png': 1}))
+
+def test_unknown_split(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1})
+    for call in (lambda: load(root, 'val'), lambda: load_shapes('val', n=4)):
+        with pytest.raises(ValueError, match="'val' must be"): call()
+
+# --- what cannot be read ---
+
+def no_pictures(tmp_path, kind):
+    if kind == 'missing': return tmp_path/'nowhere'
+    if kind == 'empty folder': (tmp_path/'set').mkdir(); return tmp_path/'set'
+    if kind == 'only texts': return make(tmp_path/'set', {'a/x.txt': b'text'})
+    if kind == 'tar of folders': (tmp_path/'set'/'a').mkdir(parents=True); return pack(tmp_path/'set', tmp_path/'set.tar')
+    if kind == 'not a tar': return make(tmp_path, {'set.tar': b'PK\3\4 and so on'})/'set.tar'
+    if kind == 'empty file': return make(tmp_path, {'set.tar': b''})/'set.tar'
+
+@pytest.mark.parametrize('kind,error', [('missing', FileNotFoundError), ('empty folder', FileNotFoundError), ('only texts', FileNotFoundError),
+                                        ('tar of folders', FileNotFoundError), ('not a tar', ValueError), ('empty file', ValueError)])
+def test_a_named_path_never_falls_back(tmp_path, monkeypatch, kind, error):
+    monkeypatch.setattr(data, 'load_shapes', lambda *args: pytest.fail('fell back to shapes'))
+    path = no_pictures(tmp_path, kind)
+    with pytest.raises(error, match=path.name): load_data(str(path))
+    assert not cache_dir().exists() or not list(cache_dir().iterdir())
+
+@pytest.mark.parametrize('mode', ['w', 'w:gz'])
+@pytest.mark.parametrize('keep', [0.02, 0.5, 0.85])
+def test_truncated_tar(tmp_path, mode, keep):
+    rng = np.random.default_rng(0)
+    noise = lambda: Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8))
+    (tmp_path/'set'/'a').mkdir(parents=True)
+    for i in range(20): noise().save(tmp_path/'set'/'a'/f'{i}.png')
+    path = pack(tmp_path/'set', tmp_path/'set.tar', mode)
+    assert len(load(path)) == 20
+    path.write_bytes(path.read_bytes()[:int(keep*path.stat().st_size)])
+    with pytest.raises(ValueError, match='could not be read'): load(path)
+
+def test_damaged_tar_header_does_not_hide_the_rest(tmp_path):
+    path = pack(make(tmp_path/'set', {f'a/{i}.png': i for i in range(8)}), tmp_path/'set.tar')
+    content = bytearray(path.read_bytes())
+    content[content.index(b'set/a/5.png')] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='damaged'): load(path)
+
+def test_broken_pictures_are_skipped_counted_and_named(tmp_path):
+    root = make(tmp_path/'set', {f'{c}/{i}.png': 10*i + j for i in range(3) for j, c in enumerate('abc')})
+    make(root, {'b/0.png': b'no picture', 'c/2.png': (root/'c'/'2.png').read_bytes()[:40]})
+    (root/'a'/'gone.png').symlink_to(root/'nowhere')
+    for attempt in range(2):                                            # decoded, then from the cache
+        with pytest.warns(UserWarning, match='skipped 3 of 10.*a/gone.png.*b/0.png.*c/2.png'): pictures = load(root)
+        assert greys(pictures) == {'a': [0, 10, 20], 'b': [11, 21], 'c': [2, 12]}
+
+def test_only_broken_pictures(tmp_path):
+    with pytest.raises(ValueError, match='none of the 2 pictures'): load(make(tmp_path/'set', {'a/x.png': b'?', 'a/y.jpg': b'?'}))
+
+def test_no_other_program_is_run_for_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *args, **kw: pytest.fail('Ghostscript was called'))
+    eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n'
+    with pytest.warns(UserWarning, match='skipped 1 of 2'): load(make(tmp_path/'set', {'a/x.jpg': eps, 'a/y.png': 1}))
+
+# --- pixels ---
+
+@pytest.mark.parametrize('mode,suffix,want', [('L', 'png', (100, 100, 100)), ('1', 'png', (255, 255, 255)), ('P', 'png', (200, 100, 50)), ('RGBA', 'png', (200, 100, 50)),
+                                              ('CMYK', 'jpg', (200, 100, 50)), ('I;16', 'png', (100, 100, 100)), ('I;16', 'tif', (100, 100, 100))])
+def test_modes(tmp_path, mode, suffix, want):
+    if mode == 'L': picture = Image.new('L', (9, 8), 100)
+    elif mode == 'I;16': picture = Image.fromarray(np.full((8, 9), 100*256 + 17, np.uint16))
+    elif mode == '1': picture = Image.new('1', (9, 8), 1)
+    elif mode == 'P': picture = Image.new('RGB', (9, 8), (200, 100, 50)).quantize()
+    else: picture = Image.new('RGB', (9, 8), (200, 100, 50)).convert(mode)
+    (tmp_path/'set').mkdir()
+    picture.save(tmp_path/'set'/f'x.{suffix}')
+    got = np.asarray(load(tmp_path/'set').images[0], int)
+    assert got.shape == (3, 8, 8) and np.abs(got - np.array(want)[:, None, None]).max() <= 4
+
+def adm_crop(picture, size):
+    "`center_crop_arr` of openai/guided-diffusion, as it was published"
+    while min(*picture.size) >= 2*size: picture = picture.resize(tuple(x//2 for x in picture.size), resample=Image.BOX)
+    scale = size/min(*picture.size)
+    picture = picture.resize(tuple(round(x*scale) for x in picture.size), resample=Image.BICUBIC)
+    a = np.array(picture)
+    y, x = (a.shape[0] - size)//2, (a.shape[1] - size)//2
+    return a[y:y+size, x:x+size].transpose(2, 0, 1)
+
+@pytest.mark.parametrize('size', [(16, 16), (33, 47), (71, 64), (130, 35), (16, 40), (9, 12)])
+def test_crop_is_that_of_adm(size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    assert np.array_equal(centre_crop(picture, 16), adm_crop(picture, 16))
+
+def small(n=6):
+    return ImageData(np.arange(n*3*2*2, dtype=np.uint8).reshape(n, 3, 2, 2), np.arange(n) % 2, ('a', 'b'), 'small', 'here')
+
+def test_batch():
+    d = small()
+    images, labels = d.batch([5, 0, 1], flip=[False, True, False])
+    raw = (images + 1)*127.5
+    assert images.min() == -1 and labels.tolist() == [1, 0, 1]
+    assert np.allclose(raw[0], d.images[5], atol=1e-4) and np.allclose(raw[1], d.images[0][..., ::-1], atol=1e-4) and np.allclose(raw[2], d.images[1], atol=1e-4)
+    assert ImageData(np.full((1, 3, 2, 2), 255, np.uint8), np.zeros(1, int), ('a',), '', '').batch([0])[0].min() == 1
+
+@pytest.mark.parametrize('index,culprit', [([-1, 3], -1), ([0, 6], 6)])
+def test_batch_names_the_missing_picture(index, culprit):
+    with pytest.raises(IndexError, match=f'picture {culprit} does not exist'): small().batch(index)
+
+def test_join():
+    both = join_data(small(), small(4))
+    assert len(both) == 10 and both.labels.max() == 3 and both.classes == ('small/a', 'small/b', 'small/a', 'small/b')
+    assert np.array_equal(both.images[6:], small(4).images) and both.labels[6:].tolist() == [2, 3, 2, 3]
+    with pytest.raises(ValueError, match='sizes differ'): join_data(small(), ImageData(np.zeros((1, 3, 4, 4), np.uint8), np.zeros(1, int), ('a',), '', ''))
+
+def test_shapes():
+    a, b, other, test = load_shapes(n=20, img_size=16), load_shapes(n=20, img_size=16), load_shapes(n=20, img_size=16, seed=1), load_shapes('test', 16, 20)
+    assert a.classes == SHAPES and np.bincount(a.labels).tolist() == [2]*10
+    assert np.array_equal(a.images, b.images)
+    assert not any(np.array_equal(p, q) for p in a.images for q in [*other.images, *test.images])
+
+# --- the cache ---
+
+def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path/'file').write_text('in the way')
+    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path/'file'))
+    for call in (lambda: load(make(tmp_path/'set', {'a/x.png': 1})), lambda: load_shapes(n=2)):
+        with pytest.raises(OSError, match='set MARLEARN_CACHE'): call()
+
+def test_full_disk_names_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.shutil, 'disk_usage', lambda path: types.SimpleNamespace(free=100))
+    with pytest.raises(OSError, match='more than is free.*MARLEARN_CACHE'): load(make(tmp_path/'set', {'a/x.png': 1}))
+
+def test_intact_cache_needs_no_writing(tmp_path, monkeypatch):
+    root = make(tmp_path/'set', {'a/x.png': 1})
+    load(root); load_shapes(n=2)
+    def refuse(*args, **kw): raise PermissionError('read-only')
+    for name in ('mkdir', 'replace', 'rename'): monkeypatch.setattr(os, name, refuse)
+    assert len(load(root)) == 1 and len(load_shapes(n=2)) == 2
+
+def flip_byte(name):
+    def damage(folder):
+        content = bytearray((folder/name).read_bytes())
+        content[len(content)//2] ^= 1
+        (folder/name).write_bytes(content)
+    return damage
+
+DAMAGES = {'a byte of the pictures': flip_byte('images.npy'), 'a byte of the labels': flip_byte('labels.npy'), 'a byte of meta.json': flip_byte('meta.json'),
+           'a file is gone': lambda f: (f/'labels.npy').unlink(), 'pictures cut short': lambda f: os.truncate(f/'images.npy', 100),
+           **{f'{name} holds {text!r}': lambda f, name=name, text=text: (f/name).write_text(text)
+              for name in ('meta.json', 'checksums.json') for text in ('', '{', '[1]', '3', '"x"', '{}', '{"images.npy": 1}')}}
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged_cache_is_reported_and_made_again(tmp_path, damage):
+    root = make(tmp_path/'set', {f'{c}/{i}.png': 10*i + j for i in range(3) for j, c in enumerate('abc')})
+    before = np.array(load(root).images)
+    DAMAGES[damage](cached_folder())
+    with pytest.warns(UserWarning, match='is damaged'): after = load(root)
+    assert np.array_equal(before, after.images) and after.classes == ('a', 'b', 'c')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load(root)
+
+def test_cache_that_cannot_be_replaced(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1})
+    load(root)
+    (cached_folder()/'meta.json').unlink()
+    with pytest.raises(OSError, match='neither be read nor replaced'): load(root)
+
+def test_failure_leaves_nothing_behind(tmp_path):
+    def pictures():
+        yield 0, np.zeros((3, 2, 2), np.uint8), 0
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): write_cache(cache_dir()/'x', (2, 3, 2, 2), pictures(), {})
+    assert list(cache_dir().iterdir()) == [] and read_cache(cache_dir()/'x') is None
+
+def test_new_folder_replaces_or_keeps(tmp_path):
+    for keep, want in ((False, 'second'), (True, 'first')):
+        folder = tmp_path/str(keep)
+        with new_folder(folder, keep) as new:
+            (new/'text').write_text('second')
+            with new_folder(folder) as faster: (faster/'text').write_text('first')
+        assert (folder/'text').read_text() == want and [f.name for f in folder.iterdir()] == ['text']
+    assert sorted(f.name for f in tmp_path.iterdir() if 'unfinished' in f.name) == []
+
+@pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
+def test_others_may_read_the_cache(tmp_path):
+    before = os.umask(0o022)
+    try: load(make(tmp_path/'set', {'a/x.png': 1}))
+    finally: os.umask(before)
+    assert stat.S_IMODE(cached_folder().stat().st_mode) == 0o755
+
+def test_changed_picture_of_the_same_size_is_seen(tmp_path):
+    root = make(tmp_path/'set', {'a/x.bmp': 1})
+    assert greys(load(root)) == {'a': [1]}
+    make(root, {'a/x.bmp': 2})
+    os.utime(root/'a'/'x.bmp', ns=(1, 1))
+    assert greys(load(root)) == {'a': [2]}
+
+def test_other_files_do_not_renew_the_cache(tmp_path, monkeypatch):
+    root = make(tmp_path/'set', {'a/x.png': 1})
+    load(root)
+    make(root, {'results.txt': b'new', '.hidden.png': 3})
+    monkeypatch.setattr(data, 'write_cache', lambda *args: pytest.fail('decoded again'))
+    load(root)
+
+def test_a_folder_is_listed_once_when_cached(tmp_path, monkeypatch):
+    root, members, calls = make(tmp_path/'set', {'a/x.png': 1}), data._members, []
+    monkeypatch.setattr(data, '_members', lambda path: calls.append(path) or members(path))
+    load(root); assert len(calls) == 2                                  # to name the cache, to decode
+    load(root); assert len(calls) == 3
+
+def test_a_cached_tar_is_not_opened(tmp_path, monkeypatch):
+    path = pack(make(tmp_path/'set', {'a/x.png': 1}), tmp_path/'set.tar')
+    load(path)
+    monkeypatch.setattr(tarfile, 'open', lambda *args: pytest.fail('opened'))
+    load(path)
+
+# --- CIFAR-10 ---
+
+def batch(first, module=None):
+    "A small batch as python pickle, with numpy's module called as in 2009 or as today"
+    content = pickle.dumps({b'data': np.arange(first, first + 3, dtype=np.uint8).repeat(3072).reshape(3, 3072), b'labels': [first % 10, 1, 2]}, protocol=2)
+    return content.replace(b'numpy._core', b'numpy.core') if module == 'numpy.core' else content
+
+@pytest.mark.parametrize('kind', ['numpy.core', 'numpy._core', 'bin', 'tar'])
+def test_original_batches(tmp_path, kind):
+    files = {f'data_batch_{i}': batch(10*i, kind) for i in (5, 1)} | {'test_batch': batch(90, kind), 'batches.meta': b'junk', 'readme.html': b'text'}
+    if kind == 'bin':
+        row = lambda v, label: bytes([label]) + bytes([v])*3072
+        files = {f'{n}.bin': b''.join(row(v + j, (v % 10, 1, 2)[j]) for j in range(3)) for n, v in (('data_batch_1', 10), ('data_batch_5', 50), ('test_batch', 90))}
+    path = make(tmp_path/'cifar-10-batches-py', files)
+    if kind == 'tar':                                                   # members in the wrong order, as in the official archive
+        with tarfile.open(tmp_path/'c.tar.gz', 'w:gz') as tar:
+            for f in sorted(path.iterdir(), reverse=True): tar.add(f, f'c/{f.name}')
+        path = tmp_path/'c.tar.gz'
+    train, test = load_path(path), load_path(path, 'test')
+    assert train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 50, 51, 52] and train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert test.images[:, 2, 31, 31].tolist() == [90, 91, 92] and test.name == 'cifar10' and test.classes == CIFAR10
+
+class Hostile:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return Path.touch, (self.path,)
+
+@pytest.mark.parametrize('content', ['hostile', 'cut', 'junk', 'no dict'])
+def test_batches_that_are_none(tmp_path, content):
+    content = {'hostile': pickle.dumps(Hostile(tmp_path/'hacked')), 'cut': batch(0)[:500], 'junk': b'junk', 'no dict': pickle.dumps([1, 2])}[content]
+    with pytest.raises(ValueError, match='data_batch_1 in .* is not a batch of CIFAR-10'): load_path(make(tmp_path/'set', {'data_batch_1': content}))
+    assert not (tmp_path/'hacked').exists()
+    assert not list(cache_dir().iterdir())
+
+def test_missing_test_batch(tmp_path):
+    with pytest.raises(FileNotFoundError, match="split 'test'"): load_path(make(tmp_path/'set', {'data_batch_1': batch(0)}), 'test')
+
+# --- one way in ---
+
+def test_search_order(tmp_path, monkeypatch):
+    places = [make(tmp_path/p/'cifar10', {'a/x.png': i}) for i, p in enumerate(('mine', 'repository/data', 'cache'))]
+    monkeypatch.setenv('MARLEARN_DATA', str(places[0]))
+    for place in places:
+        assert find_cifar10() == place
+        if place is places[0]: monkeypatch.delenv('MARLEARN_DATA')
+        else: place.rename(place.with_name('gone'))
+    assert find_cifar10() is None
+
+def test_fallback_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(data, 'load_shapes', lambda split, img_size: (split, img_size))
+    assert load_data(split='test', img_size=16) == ('test', 16)
+    assert 'MARLEARN_DATA=PATH' in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match='^CIFAR-10 was not found. To provide'): load_data('cifar10')
+
+def test_variable_that_points_nowhere(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(data, 'load_shapes', lambda split, img_size: 'shapes')
+    monkeypatch.setenv('MARLEARN_DATA', str(tmp_path/'nowhere'))
+    with pytest.warns(UserWarning, match='nowhere, which does not exist'): assert load_data() == 'shapes'
+    assert 'was not found' in capsys.readouterr().err
+
+def test_variable_points_at_something_else(monkeypatch, tmp_path):
+    monkeypatch.setenv('MARLEARN_DATA', str(make(tmp_path/'cats', {'a/x.png': 1})))
+    assert load_data(img_size=8).name == 'cats'
+    with pytest.raises(ValueError, match='CIFAR-10 was asked for'): load_data('cifar10', img_size=8)
+    root = make(tmp_path/'c', {f'{c}/x.png': i for i, c in enumerate(CIFAR10)})
+    monkeypatch.setenv('MARLEARN_DATA', str(root))
+    assert load_data('cifar10', img_size=8).name == 'cifar10'
+
+@pytest.mark.parametrize('end', [RuntimeError('cut off'), KeyboardInterrupt(), None])
+def test_half_a_download_is_never_found(monkeypatch, end):
+    "A stand-in for torchvision writes half an archive, then fails"
+    def download_url(url, root, filename, md5):
+        Path(root, filename).write_bytes(b'half')
+        if end: raise end
+    official = types.SimpleNamespace(url='u', filename='cifar-10-python.tar.gz', tgz_md5='m')
+    monkeypatch.setitem(sys.modules, 'torchvision.datasets', types.SimpleNamespace(CIFAR10=official))
+    monkeypatch.setitem(sys.modules, 'torchvision.datasets.utils', types.SimpleNamespace(download_url=download_url))
+    assert find_cifar10() is None                                       # MARLEARN_OFFLINE
+    monkeypatch.delenv('MARLEARN_OFFLINE')
+    assert find_cifar10(download=False) is None
+    if isinstance(end, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt): find_cifar10()
+    else: assert (find_cifar10() is None) == (end is not None)
+    assert [f.name for f in cache_dir().iterdir()] == ([] if end else ['cifar-10-python.tar.gz'])
