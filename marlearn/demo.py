@@ -157,7 +157,7 @@ def plan_steps(
     n = max(1, min(n_images, int(once)))
     return n, max(1, int((seconds - n/encode_speed)*train_speed/batch_size))
 
-# %% ../nbs/21_demo.ipynb #797934b1
+# %% ../nbs/21_demo.ipynb #463de98a
 def take_pictures(data:ImageData, index:np.ndarray)->ImageData:
     "Some of the pictures"
     return data if len(index) == len(data) else replace(data, images=data.images[index], labels=data.labels[index])
@@ -168,7 +168,7 @@ def latest(out:Path)->Path:
 
 def train_tokenizer(data:ImageData, seconds:float, seed:int, device, dtype)->KLTokenizer:
     "Train a small KL autoencoder for about this long"
-    vae = VAE(VAEConfig(width=16, mults=(1, 3, 6), latent_channels=6, embed_dim=6))
+    vae = VAE(VAEConfig(width=16, mults=(1, 2, 4), latent_channels=6, embed_dim=6))
     before = time.perf_counter()
     fit_vae(VAE(vae.config), data, steps=8, device=device, dtype=dtype)
     steps = max(20, int(seconds/((time.perf_counter() - before)/8)))
@@ -196,7 +196,7 @@ class DemoConfig:
     def __post_init__(self):
         if self.minutes <= 0: raise ValueError(f"minutes={self.minutes} must be positive")
 
-# %% ../nbs/21_demo.ipynb #c2fc485c
+# %% ../nbs/21_demo.ipynb #fbd71222
 def demo(config:DemoConfig=DemoConfig())->dict: # the report that is also written to report.json
     "Pictures in, a trained model and its own pictures out"
     start, seconds, clock = time.perf_counter(), {}, [time.perf_counter()]
@@ -223,7 +223,7 @@ About {f'{config.minutes:g} minutes' if config.steps is None else f'{config.step
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
     recon = reconstruct(tokenizer, images)
     save_reconstructions(images.cpu(), recon.cpu(), out/'reconstructions.png')
-    print(f"tokenizer: {psnr(images, recon).mean():.1f} dB PSNR on {len(images)} pictures it has not seen (see reconstructions.png)")
+    print(f"tokenizer: {psnr(images, recon).mean():.1f} dB PSNR on {len(images)} pictures (see reconstructions.png)")
     lap('tokenizer')
 
     run = replace(config.run, data=config.data, model=fitted(config.run.model, tokenizer, config.run.img_size, len(data.classes)))

@@ -106,7 +106,7 @@ def learned_log_variance(
     share = (v + 1)/2
     return share*schedule.at('log_var_high', t) + (1 - share)*schedule.at('log_var_low', t)
 
-# %% ../nbs/08_diffusion.ipynb #bcfd9daa
+# %% ../nbs/08_diffusion.ipynb #57cd10fb
 def gaussian_kl(
     mean1:Tensor, logvar1:Tensor, # the first Gaussian
     mean2:Tensor, logvar2:Tensor, # the second
@@ -114,7 +114,6 @@ def gaussian_kl(
     "Divergence of two Gaussians, one number each"
     return 0.5*(logvar2 - logvar1 - 1 + (logvar1 - logvar2).exp() + (mean1 - mean2)**2*(-logvar2).exp())
 
-# %% ../nbs/08_diffusion.ipynb #f09033a7
 def discretised_log_likelihood(
     x0:Tensor, # (M, P) on a grid of 256 values in [-1, 1], 2/255 apart
     mean:Tensor, logvar:Tensor, # (M, P)
@@ -145,7 +144,7 @@ def diffusion_loss(
     bits = torch.where((t == 0).unsqueeze(1), nll, kl).mean(1)/math.log(2)
     return {'mse': ((eps - eps_hat)**2).mean(1), 'vlb': bits}
 
-# %% ../nbs/08_diffusion.ipynb #02dadcc9
+# %% ../nbs/08_diffusion.ipynb #fab0026d
 def denoise_step(
     out:Tensor, # (M, 2P) network output for xt
     xt:Tensor, # (M, P)
@@ -153,14 +152,16 @@ def denoise_step(
     noise:Tensor, # (M, P) standard normal
     schedule:Schedule,
     temperature:float=1.0, # multiplies the noise that is added
+    x0_limit:float|None=None, # keep the predicted x0 within [-x0_limit, x0_limit]; None, as in the paper: anywhere
 )->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
     "One reverse step (MAR Eq. 2, with the learned variance); the last adds no noise"
     eps, v = out.float().chunk(2, dim=1)
     x0 = predict_x0(xt, t, eps, schedule)
+    if x0_limit is not None: x0 = x0.clamp(-x0_limit, x0_limit)
     std = (0.5*learned_log_variance(v, t, schedule)).exp()*(t > 0).unsqueeze(1)
     return posterior_mean(x0, xt, t, schedule) + temperature*std*noise, x0
 
-# %% ../nbs/08_diffusion.ipynb #1d3756e6
+# %% ../nbs/08_diffusion.ipynb #6fa5be97
 @torch.no_grad()
 def sample_tokens(
     model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P)
@@ -168,6 +169,7 @@ def sample_tokens(
     schedule:Schedule, # usually a `respace`d one
     *,
     temperature:float=1.0, # multiplies the noise of every step (MAR §3.2, sampler)
+    x0_limit:float|None=None, # see `denoise_step`
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
@@ -177,6 +179,6 @@ def sample_tokens(
     for i in reversed(range(len(schedule))):
         t = torch.full(shape[:1], i, device=device)
         noise = torch.randn(shape, generator=generator, device=device)
-        xt, x0 = denoise_step(model(xt, t), xt, t, noise, schedule, temperature)
+        xt, x0 = denoise_step(model(xt, t), xt, t, noise, schedule, temperature, x0_limit)
         if callback: callback(i, xt, x0)
     return xt

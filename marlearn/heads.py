@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .diffusion import add_noise, cosine_schedule, diffusion_loss, respace, sample_tokens
 from .transformer import init_linear_layers
 
-# %% ../nbs/09_heads.ipynb #4527ccea
+# %% ../nbs/09_heads.ipynb #71917ec9
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     "Size of the denoising network and how it is trained; defaults as in the paper's ablations"
@@ -23,6 +23,7 @@ class HeadConfig:
     width:int = 1024 # W, channels inside
     noise_levels:int = 4 # draws of (t, eps) per token and training step (MAR App. B)
     train_steps:int = 1000 # T
+    x0_limit:float|None = None # when sampling, keep predicted tokens within this; None, as in the paper, asks for long training
 
     def __post_init__(self):
         for name in ('blocks', 'width', 'noise_levels', 'train_steps'):
@@ -38,7 +39,7 @@ def sinusoids(
     angle = t.float().unsqueeze(1)*frequency
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
-# %% ../nbs/09_heads.ipynb #0b0c9c65
+# %% ../nbs/09_heads.ipynb #2883be25
 def modulate(
     x:Tensor, # (M, W) normalised
     shift:Tensor, scale:Tensor, # (M, W)
@@ -46,6 +47,7 @@ def modulate(
     "Stretch and move x as the condition asks"
     return x*(1 + scale) + shift
 
+# %% ../nbs/09_heads.ipynb #303a4846
 class HeadBlock(nn.Module):
     "LayerNorm, linear, SiLU, linear beside a shortcut; the condition sets shift, scale and gate (MAR §3.3)"
     def __init__(self, width):
@@ -92,7 +94,7 @@ class DenoisingMLP(nn.Module):
     )->Tensor: # (M, W)
         return self.from_time(sinusoids(t).to(self.from_token.weight.dtype))
 
-# %% ../nbs/09_heads.ipynb #aa1f79a6
+# %% ../nbs/09_heads.ipynb #915081f8
 class DiffusionHead(nn.Module):
     "The diffusion loss: any z, any continuous token (MAR §3.2, §3.3)"
     def __init__(self,
@@ -150,4 +152,5 @@ class DiffusionHead(nn.Module):
             eps = out_uncond[:, :P] + cfg_scale*(out[:, :P] - out_uncond[:, :P])
             return torch.cat([eps, out[:, P:]], dim=1)
 
-        return sample_tokens(predict, (M, P), schedule, temperature=temperature, generator=generator, device=z.device, callback=callback)
+        return sample_tokens(predict, (M, P), schedule, temperature=temperature, x0_limit=self.config.x0_limit,
+                             generator=generator, device=z.device, callback=callback)

@@ -11,17 +11,17 @@ from .heads import HeadConfig
 from .mar import ModelConfig
 from .train import RunConfig, TrainConfig
 
-# %% ../nbs/18_presets.ipynb #a00fb3f5
+# %% ../nbs/18_presets.ipynb #68dee1a1
 def tiny()->RunConfig:
     "A few seconds of training: for tests, and to see that everything is wired up"
-    return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=32)),
+    return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=32, x0_limit=5.0)),
                      train=TrainConfig(steps=40, batch_size=16, log_every=10, sample_every=20, save_every=20))
 
-# %% ../nbs/18_presets.ipynb #4ec03121
+# %% ../nbs/18_presets.ipynb #bb13e450
 def toy()->RunConfig:
     "What `marlearn demo` trains: minutes on two processor cores"
-    return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=192, encoder_blocks=2, decoder_blocks=4, heads=6, class_slots=4, dropout=0.0, head=HeadConfig(blocks=3, width=256)),
-                     train=TrainConfig(lr=1.5e-3, batch_size=64, ema=0.999, save_every=500, sample_every=300))
+    return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=192, encoder_blocks=2, decoder_blocks=4, heads=6, class_slots=4, dropout=0.0, head=HeadConfig(blocks=3, width=256, noise_levels=2, x0_limit=5.0)),
+                     train=TrainConfig(lr=2e-3, batch_size=32, ema=0.999, save_every=500, sample_every=300))
 
 # %% ../nbs/18_presets.ipynb #6fb9cdb3
 def _imagenet256(width, blocks, heads, head_blocks, head_width):

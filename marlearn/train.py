@@ -346,7 +346,7 @@ def resume(
     opt.load_state_dict({'state': {i: remembered[name] for i, name in places}, 'param_groups': opt.state_dict()['param_groups']})
     return state['step']
 
-# %% ../nbs/13_train.ipynb #dca9b952
+# %% ../nbs/13_train.ipynb #8dff5e4b
 def _changes(old, new, at=''):
     "Where two nested dicts with JSON values differ, in words; fields that only one has are passed over"
     if isinstance(old, dict) and isinstance(new, dict):
@@ -356,7 +356,7 @@ def _changes(old, new, at=''):
 def _check_same_run(folder, model, tokenizer, classes, config):
     saved, now = json.loads((folder/'config.json').read_text()), json.loads(json.dumps(asdict(config)))
     kept = json.loads((folder/'tokenizer'/'tokenizer.json').read_text())
-    other = _changes({'model': saved['model'], 'tokenizer': kept, 'classes': saved['classes']}, {'model': asdict(model.config), 'tokenizer': tokenizer.settings(), 'classes': list(classes)})
+    other = _changes({'model': saved['model'], 'tokenizer': kept, 'classes': saved['classes']}, {'model': asdict(model.config), 'tokenizer': json.loads(json.dumps(tokenizer.settings())), 'classes': list(classes)})
     if other: raise ValueError(f"{folder} belongs to another run: {'; '.join(other)}")
     free = {'log_every', 'sample_every', 'save_every', 'keep'}
     changed = _changes({k: v for k, v in saved['run']['train'].items() if k not in free}, now['train'], 'train')
@@ -374,16 +374,15 @@ def read_log(
             except ValueError: pass
     return rows
 
-# %% ../nbs/13_train.ipynb #e2dfb1b5
-def _open_run(run, start, resumed):
+# %% ../nbs/13_train.ipynb #1094a69c
+def _open_run(run, start):
     "Make or tidy a run's folder; returns its log up to `start`"
-    later = [f for f in _checkpoints(run) if int(f.name[5:]) > start]
-    if later and not resumed: raise FileExistsError(f"{run} already holds a run (newest: {later[-1].name}): resume from `latest_checkpoint`, or choose another folder")
     try:
         (run/'checkpoints').mkdir(parents=True, exist_ok=True)
-        for f in later:
-            aside = f.with_name('abandoned-' + f.name)
-            shutil.rmtree(aside, ignore_errors=True); f.rename(aside)
+        if later := [f for f in _checkpoints(run) if int(f.name[5:]) > start]:
+            shutil.rmtree(run/'abandoned', ignore_errors=True); (run/'abandoned').mkdir()
+            for f in later: f.rename(run/'abandoned'/f.name)
+            if (run/'log.jsonl').exists(): shutil.copy(run/'log.jsonl', run/'abandoned')
         for left in run.glob('checkpoints/*.unfinished-*'): shutil.rmtree(left, ignore_errors=True)
         log = [row for row in read_log(run/'log.jsonl') if row['step'] <= start]
         (run/'log.new').write_text(''.join(json.dumps(r) + '\n' for r in log))
@@ -395,7 +394,7 @@ def _save_and_prune(run, keep, *, step, **what):
     save_checkpoint(run/'checkpoints'/f'step-{step:08d}', step=step, **what)
     for old in _checkpoints(run)[:-keep]: shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/13_train.ipynb #28e136db
+# %% ../nbs/13_train.ipynb #9de88c3b
 def fit(
     model:ImageModel, # changed in place
     data:TokenData,
@@ -417,7 +416,7 @@ def fit(
     if resume_from:
         start = resume(resume_from, model, ema, opt)
         _check_same_run(Path(resume_from), model, tokenizer, classes, config)
-    log = _open_run(run, start, resume_from is not None)
+    log = _open_run(run, start)
     save = lambda step: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, ema=ema, opt=opt)
     recent, clock = [], time.perf_counter()
     bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True)

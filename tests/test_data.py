@@ -105,12 +105,12 @@ def no_pictures(tmp_path, kind):
     if kind == 'not a tar': return make(tmp_path, {'set.tar': b'PK\3\4 and so on'})/'set.tar'
     if kind == 'empty file': return make(tmp_path, {'set.tar': b''})/'set.tar'
 
-@pytest.mark.parametrize('kind,error', [('missing', FileNotFoundError), ('empty folder', FileNotFoundError), ('only texts', FileNotFoundError),
-                                        ('tar of folders', FileNotFoundError), ('not a tar', ValueError), ('empty file', ValueError)])
-def test_a_named_path_never_falls_back(tmp_path, monkeypatch, kind, error):
+@pytest.mark.parametrize('kind,error,text', [('missing', FileNotFoundError, 'there is no .*nowhere'), ('empty folder', FileNotFoundError, 'set holds no pictures'),
+                                             ('only texts', FileNotFoundError, 'set holds no pictures'), ('tar of folders', FileNotFoundError, 'set.tar holds no pictures'),
+                                             ('not a tar', ValueError, 'set.tar could not be read'), ('empty file', ValueError, 'set.tar could not be read')])
+def test_a_named_path_never_falls_back(tmp_path, monkeypatch, kind, error, text):
     monkeypatch.setattr(data, 'load_shapes', lambda *args: pytest.fail('fell back to shapes'))
-    path = no_pictures(tmp_path, kind)
-    with pytest.raises(error, match=path.name): load_data(str(path))
+    with pytest.raises(error, match=text): load_data(str(no_pictures(tmp_path, kind)))
     assert not cache_dir().exists() or not list(cache_dir().iterdir())
 
 @pytest.mark.parametrize('mode', ['w', 'w:gz'])
@@ -125,12 +125,17 @@ def test_truncated_tar(tmp_path, mode, keep):
     path.write_bytes(path.read_bytes()[:int(keep*path.stat().st_size)])
     with pytest.raises(ValueError, match='could not be read'): load(path)
 
-def test_damaged_tar_header_does_not_hide_the_rest(tmp_path):
-    path = pack(make(tmp_path/'set', {f'a/{i}.png': i for i in range(8)}), tmp_path/'set.tar')
+@pytest.mark.parametrize('damage', ['flip', 'cut before', 'cut within'])
+def test_damaged_tar_header_does_not_hide_the_rest(tmp_path, damage):
+    "tarfile itself takes each of these for the end of the archive"
+    path, root = tmp_path/'set.tar', make(tmp_path/'set', {f'a/{i}.png': i for i in range(8)})
+    with tarfile.open(path, 'w', format=tarfile.USTAR_FORMAT) as tar: tar.add(root, 'set')
     content = bytearray(path.read_bytes())
-    content[content.index(b'set/a/5.png')] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match='damaged'): load(path)
+    header = content.index(b'set/a/5.png')
+    if damage == 'flip': content[header] ^= 1
+    path.write_bytes(content[:{'flip': None, 'cut before': header, 'cut within': header + 99}[damage]])
+    with tarfile.open(path) as tar: assert len(tar.getmembers()) == 2 + 5
+    with pytest.raises(ValueError, match='it is damaged or cut short'): load(path)
 
 def test_broken_pictures_are_skipped_counted_and_named(tmp_path):
     root = make(tmp_path/'set', {f'{c}/{i}.png': 10*i + j for i in range(3) for j, c in enumerate('abc')})
@@ -198,8 +203,10 @@ def test_join():
     assert np.array_equal(both.images[6:], small(4).images) and both.labels[6:].tolist() == [2, 3, 2, 3]
     with pytest.raises(ValueError, match='sizes differ'): join_data(small(), ImageData(np.zeros((1, 3, 4, 4), np.uint8), np.zeros(1, int), ('a',), '', ''))
 
-def test_shapes():
-    a, b, other, test = load_shapes(n=20, img_size=16), load_shapes(n=20, img_size=16), load_shapes(n=20, img_size=16, seed=1), load_shapes('test', 16, 20)
+def test_shapes(tmp_path, monkeypatch):
+    a, other, test = load_shapes(n=20, img_size=16), load_shapes(n=20, img_size=16, seed=1), load_shapes('test', 16, 20)
+    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path/'second'))
+    b = load_shapes(n=20, img_size=16)
     assert a.classes == SHAPES and np.bincount(a.labels).tolist() == [2]*10
     assert np.array_equal(a.images, b.images)
     assert not any(np.array_equal(p, q) for p in a.images for q in [*other.images, *test.images])

@@ -1,0 +1,49 @@
+"""Turn a finished run into the model that ships in data/pretrained/mar, write its result file, and draw the README's pictures with it. From the repository's root:
+
+    marlearn train --preset toy --data cifar10 --out runs/shipped --model.head.noise-levels 2 --train.steps 4000 --train.batch-size 64 --train.lr 2e-3 --train.ema 0.9995
+    python scripts/ship_model.py runs/shipped"""
+import argparse, json, time
+from pathlib import Path
+import numpy as np, torch
+from marlearn.data import load_data
+from marlearn.demo import draw_grid, machine, pick_classes, save_class_grid, save_generation
+from marlearn.mar import count_parameters
+from marlearn.train import RunConfig, TrainConfig, encode_data, latest_checkpoint, load_checkpoint, read_log, save_checkpoint
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument('run', type=Path, help='folder of a run made by `marlearn train`')
+parser.add_argument('--out', type=Path, default=Path('data/pretrained/mar'))
+parser.add_argument('--pictures', type=Path, default=Path('nbs/images'))
+args = parser.parse_args()
+
+folder = latest_checkpoint(args.run)
+c, log = load_checkpoint(folder), read_log(args.run/'log.jsonl')
+run = c.settings['run']
+
+@torch.no_grad()
+def held_out_error(model):
+    "Mean noise error of 2000 test pictures, with the same masks and noise for every model"
+    test = load_data(run['data'], 'test', run['img_size'])
+    tokens = encode_data(c.tokenizer, test, flip=False)
+    index = torch.from_numpy(np.random.default_rng(0).permutation(len(tokens))[:2000])
+    errors = []
+    for i, part in enumerate(index.split(200)):
+        g = torch.Generator().manual_seed(i)
+        errors.append(model.loss(*tokens.batch(part, g), generator=g)['mse'].item())
+    return float(np.mean(errors))
+
+config = RunConfig(data=run['data'], img_size=run['img_size'], tokenizer=run['tokenizer'], model=c.model.config, train=TrainConfig(**run['train']))
+save_checkpoint(args.out, model=c.model, tokenizer=c.tokenizer, config=config, classes=c.classes, step=c.step, dtype=torch.float16)
+
+shipped = load_checkpoint(args.out)                                # half precision and back: judge what others will load
+started = time.perf_counter()
+images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=2.0, diff_steps=50, generator=torch.Generator().manual_seed(0))
+seconds = time.perf_counter() - started
+args.pictures.mkdir(parents=True, exist_ok=True)
+save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
+save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=2.0, diff_steps=50, generator=torch.Generator().manual_seed(1))
+report = {'made_by': __doc__.split('\n\n')[1].strip().splitlines()[0].strip(), 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
+          'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
+          'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}
+(args.out/'report.json').write_text(json.dumps(report, indent=1))
+print(json.dumps({k: v for k, v in report.items() if k not in ('log', 'settings', 'model')}, indent=1))
