@@ -21,7 +21,7 @@ from .tokenizers import pretrained
 from .train import RunConfig, encode_data, fit, latest_checkpoint, load_checkpoint, pick_device, pick_precision
 from .vae import psnr
 
-# %% ../nbs/22_cli.ipynb #c6d063b3
+# %% ../nbs/22_cli.ipynb #51532e91
 @dataclass(frozen=True, kw_only=True)
 class Train(RunConfig):
     "Train a model. Start from a preset (--preset NAME) and override any field; run again with --resume to go on"
@@ -48,12 +48,12 @@ class Train(RunConfig):
         tokens = encode_data(tokenizer, data, flip=t.flip, device=device, dtype=dtype)
         which = pick_classes(len(data.classes))
         def watch(step, raw, averaged):
-            drawn = draw_grid(averaged, tokenizer, data.classes, which, 8, dtype=dtype, cfg_scale=2.0, diff_steps=25, generator=torch.Generator(device).manual_seed(t.seed))
+            drawn = draw_grid(averaged, tokenizer, data.classes, which, 8, dtype=dtype, cfg_scale=4.0, temperature=0.95, diff_steps=25, generator=torch.Generator(device).manual_seed(t.seed))
             save_class_grid(drawn, which, data.classes, out/f'samples-step-{step:08d}.png', f'after {step} steps')
         fit(model, tokens, config, out, tokenizer=tokenizer, classes=data.classes, device=device, resume_from=found, on_sample=watch)
         print(f"done; draw with: marlearn sample --checkpoint {latest_checkpoint(out)}")
 
-# %% ../nbs/22_cli.ipynb #d41a8081
+# %% ../nbs/22_cli.ipynb #47c9bb1b
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     "Draw new pictures, one row per class, from the shipped model or any checkpoint"
@@ -61,8 +61,8 @@ class Sample:
     out:Path = Path('samples.png') # .png; a .gif shows the tokens appearing
     classes:tuple[str, ...] = () # names or numbers; nothing: ten classes spread over all
     per_class:int = 8 # pictures per row
-    cfg_scale:float = 2.0 # guidance; 1 = none
-    temperature:float = 1.0 # below 1: safer and more alike
+    cfg_scale:float = 4.0 # guidance; 1 = none
+    temperature:float = 0.95 # below 1: safer and more alike
     ar_steps:int|None = None # generation steps; nothing: one per token, at most 64
     diff_steps:int = 50 # steps of the diffusion head per token
     raw:bool = False # the raw weights instead of their average

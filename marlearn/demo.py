@@ -7,13 +7,13 @@ __all__ = ['get_tokenizer', 'fitted', 'check_writable', 'machine', 'pick_classes
            'save_figure', 'reconstruct', 'save_reconstructions', 'save_generation', 'measure_speed', 'plan_steps',
            'take_pictures', 'latest', 'train_tokenizer', 'DemoConfig', 'demo']
 
-# %% ../nbs/21_demo.ipynb #595f6f92
-import json, os, platform, sys, tempfile, time
+# %% ../nbs/21_demo.ipynb #1f8e7176
+import json, os, platform, shutil, tempfile, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from .data import ImageData, load_data
+from .data import SHAPES, ImageData, load_data
 from .generate import generate
 from .mar import ImageModel, ModelConfig, count_parameters
 from .plot import cover_hidden, image_grid, save_animation, show_curves, show_images
@@ -178,7 +178,7 @@ def train_tokenizer(data:ImageData, seconds:float, seed:int, device, dtype)->KLT
     images, _ = data.batch(np.sort(rng.permutation(len(data))[:1000]), device=device)
     return KLTokenizer(vae, latent_scale(vae, images, torch.Generator(device).manual_seed(seed)), patch=2)
 
-# %% ../nbs/21_demo.ipynb #d3e0e374
+# %% ../nbs/21_demo.ipynb #071c3db6
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     "Settings of the demo"
@@ -188,15 +188,15 @@ class DemoConfig:
     steps:int|None = None # a fixed number of training steps instead, for a result that can be repeated exactly
     train_tokenizer:bool = False # train the tokenizer as well, with a third of the time, instead of using the shipped one
     per_class:int = 8 # pictures per class in the final grid
-    cfg_scale:float = 2.0 # guidance of the final grid; 1 = none
-    temperature:float = 1.0 # of the final grid
+    cfg_scale:float = 4.0 # guidance of the final grid; 1 = none
+    temperature:float = 0.95 # of the final grid
     diff_steps:int = 50 # sampling steps of the head
     run:RunConfig = field(default_factory=toy) # model and training
 
     def __post_init__(self):
         if self.minutes <= 0: raise ValueError(f"minutes={self.minutes} must be positive")
 
-# %% ../nbs/21_demo.ipynb #fbd71222
+# %% ../nbs/21_demo.ipynb #cb409218
 def demo(config:DemoConfig=DemoConfig())->dict: # the report that is also written to report.json
     "Pictures in, a trained model and its own pictures out"
     start, seconds, clock = time.perf_counter(), {}, [time.perf_counter()]
@@ -211,8 +211,10 @@ def demo(config:DemoConfig=DemoConfig())->dict: # the report that is also writte
   3. train the model                   4. draw a grid, class by class, into {out}
 About {f'{config.minutes:g} minutes' if config.steps is None else f'{config.steps} training steps'} on {device} in {'bf16' if dtype == torch.bfloat16 else 'fp32'} ({why}).\n""")
 
-    data = load_data(config.data or config.run.data, 'train', config.run.img_size)
-    held_out = load_data(config.data or config.run.data, 'test', config.run.img_size)
+    wish = config.data or config.run.data
+    data = load_data(wish, 'train', config.run.img_size)
+    if wish is None and data.classes == SHAPES: wish = 'shapes'        # what was not found once is not looked for again
+    held_out = load_data(wish, 'test', config.run.img_size)
     print(f"{len(data)} pictures of {len(data.classes)} classes: {data.name}, {data.source}")
     lap('data')
 
@@ -226,7 +228,7 @@ About {f'{config.minutes:g} minutes' if config.steps is None else f'{config.step
     print(f"tokenizer: {psnr(images, recon).mean():.1f} dB PSNR on {len(images)} pictures (see reconstructions.png)")
     lap('tokenizer')
 
-    run = replace(config.run, data=config.data, model=fitted(config.run.model, tokenizer, config.run.img_size, len(data.classes)))
+    run = replace(config.run, data=wish, model=fitted(config.run.model, tokenizer, config.run.img_size, len(data.classes)))
     n = len(data)
     if config.steps is None:
         before = time.perf_counter()
@@ -247,6 +249,8 @@ About {f'{config.minutes:g} minutes' if config.steps is None else f'{config.step
     def watch(step, raw, averaged):
         averaged_images = draw_grid(averaged, tokenizer, data.classes, which, 4, dtype=dtype, generator=torch.Generator(device).manual_seed(seed), **(options | {'diff_steps': 20}))
         save_class_grid(averaged_images, which, data.classes, out/f'samples-step-{step:06d}.png', f'after {step} steps')
+    for old in out.glob('checkpoints/step-*'): shutil.rmtree(old)      # a demo begins anew; its predecessor's steps must not pass for ours
+    for old in out.glob('samples-step-*.png'): old.unlink()
     ema, log = fit(model, tokens, run, out, tokenizer=tokenizer, classes=data.classes, device=device, on_sample=watch)
     lap('train')
 

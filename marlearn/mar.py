@@ -13,7 +13,7 @@ from .heads import DiffusionHead, HeadConfig
 from .orders import draw_n_known, random_order
 from .transformer import Block, init_linear_layers
 
-# %% ../nbs/11_mar.ipynb #71128f68
+# %% ../nbs/11_mar.ipynb #8c5d2646
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     "Everything needed to rebuild the network from a checkpoint"
@@ -29,6 +29,7 @@ class ModelConfig:
     dropout:float = 0.1 # attention and projections
     label_drop:float = 0.1 # share of training labels replaced by the null class, for guidance
     min_mask_ratio:float = 0.7 # least share of hidden tokens in training
+    mask_std:float = 0.25 # of the normal distribution that this share is drawn from; with few tokens, larger
     head:HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self):
@@ -111,7 +112,7 @@ class MAR(nn.Module):
         known = order[:, :n_known].sort(dim=1).values
         return self.decode(self.encode(tokens, labels, known), known)
 
-# %% ../nbs/11_mar.ipynb #10e11be2
+# %% ../nbs/11_mar.ipynb #a5a4989b
 class ImageModel(nn.Module):
     "Backbone and head together: what is trained, saved and sampled from"
     def __init__(self, config:ModelConfig):
@@ -127,7 +128,7 @@ class ImageModel(nn.Module):
     )->dict[str, Tensor]: # 'loss' and its parts 'mse', 'vlb', scalars
         "One training step's loss: hide a random part of every image, ask the head for it (MAR §3.4)"
         (B, N, _), config, device = tokens.shape, self.config, tokens.device
-        order, n_known = random_order(B, N, generator, device), draw_n_known(N, generator, config.min_mask_ratio)
+        order, n_known = random_order(B, N, generator, device), draw_n_known(N, generator, config.min_mask_ratio, config.mask_std)
         dropped = torch.rand(B, generator=generator, device=device) < config.label_drop
         z = self.backbone(tokens, torch.where(dropped, config.n_classes, labels), order, n_known)
         hidden = order[:, n_known:]                                                      # the head never sees known tokens

@@ -50,15 +50,16 @@ def mask_ratio(
     a, b = (torch.special.ndtr(torch.tensor((x - mean)/std, dtype=torch.float64)) for x in (low, high))
     return (mean + std*torch.special.ndtri(a + u*(b - a))).clamp(low, high)
 
-# %% ../nbs/10_orders.ipynb #1bc1f050
+# %% ../nbs/10_orders.ipynb #19c4c4e8
 def draw_n_known(
     N:int, # tokens per image
     generator:torch.Generator|None=None,
     low:float=0.7, # least share of hidden tokens
+    std:float=0.25, # of the normal distribution that the share is drawn from
 )->int: # visible tokens, the same for every image of the batch, so that all rows have one length
     "How much one training step may see: N - ceil(ratio * N)"
     u = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device if generator else 'cpu')
-    return N - math.ceil(N*mask_ratio(u.cpu(), low=low).item())
+    return N - math.ceil(N*mask_ratio(u.cpu(), std=std, low=low).item())
 
 # %% ../nbs/10_orders.ipynb #7afe9006
 def cosine_counts(

@@ -17,10 +17,10 @@ def tiny()->RunConfig:
     return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=32, x0_limit=5.0)),
                      train=TrainConfig(steps=40, batch_size=16, log_every=10, sample_every=20, save_every=20))
 
-# %% ../nbs/18_presets.ipynb #bb13e450
+# %% ../nbs/18_presets.ipynb #c7d209d5
 def toy()->RunConfig:
     "What `marlearn demo` trains: minutes on two processor cores"
-    return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=192, encoder_blocks=2, decoder_blocks=4, heads=6, class_slots=4, dropout=0.0, head=HeadConfig(blocks=3, width=256, noise_levels=2, x0_limit=5.0)),
+    return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=192, encoder_blocks=2, decoder_blocks=4, heads=6, class_slots=4, dropout=0.0, min_mask_ratio=0.05, mask_std=0.5, head=HeadConfig(blocks=3, width=256, noise_levels=2, x0_limit=5.0)),
                      train=TrainConfig(lr=2e-3, batch_size=32, ema=0.999, save_every=500, sample_every=300))
 
 # %% ../nbs/18_presets.ipynb #6fb9cdb3

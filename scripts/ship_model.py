@@ -1,6 +1,6 @@
 """Turn a finished run into the model that ships in data/pretrained/mar, write its result file, and draw the README's pictures with it. From the repository's root:
 
-    marlearn train --preset toy --data cifar10 --out runs/shipped --model.head.noise-levels 2 --train.steps 4000 --train.batch-size 64 --train.lr 2e-3 --train.ema 0.9995
+    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 5400 --train.lr 1.5e-3 --train.ema 0.9995 --train.save-every 600
     python scripts/ship_model.py runs/shipped"""
 import argparse, json, time
 from pathlib import Path
@@ -37,11 +37,11 @@ save_checkpoint(args.out, model=c.model, tokenizer=c.tokenizer, config=config, c
 
 shipped = load_checkpoint(args.out)                                # half precision and back: judge what others will load
 started = time.perf_counter()
-images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=2.0, diff_steps=50, generator=torch.Generator().manual_seed(0))
+images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
 seconds = time.perf_counter() - started
 args.pictures.mkdir(parents=True, exist_ok=True)
 save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
-save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=2.0, diff_steps=50, generator=torch.Generator().manual_seed(1))
+save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
 report = {'made_by': __doc__.split('\n\n')[1].strip().splitlines()[0].strip(), 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
           'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
           'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}

@@ -38,6 +38,11 @@ def test_demo_writes_everything(finished):
     c = load_checkpoint(sorted(out.glob('checkpoints/step-*'))[-1])
     assert c.classes == ('blue things', 'red') and c.model.config.n_classes == 2 and c.step == 6
 
+def test_second_demo_replaces_the_first(folder, tmp_path):
+    for steps in (8, 4): demo(DemoConfig(data=str(folder), out=tmp_path, steps=steps, per_class=1, diff_steps=2, run=tiny()))
+    assert [p.name for p in sorted(tmp_path.glob('checkpoints/*'))][-1] == 'step-00000004'
+    assert read_log(tmp_path/'log.jsonl')[-1]['step'] == 4
+
 def out_name(report): return Path(report['settings']['data']).name
 
 def test_plan_fits_the_time():

@@ -209,7 +209,7 @@ def test_every_flipped_bit_is_noticed(whole):
     folder, g = latest_checkpoint(whole[0]), np.random.default_rng(0)
     for f in sorted(f for f in folder.rglob('*') if f.is_file()):
         size = f.stat().st_size
-        places = range(size) if f.name == 'state.json' else {0, size - 1, *g.integers(size, size=3).tolist()}
+        places = range(0, size, 7) if f.name == 'state.json' else {0, size - 1, *g.integers(size, size=3).tolist()}
         for at in places:
             if f.read_bytes()[at:at + 1].isspace(): continue     # another blank is no damage
             flip(f, at)
@@ -310,7 +310,8 @@ def test_bf16_step_is_close_and_keeps_fp32_weights(data):
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
         model, g = fresh().train(), torch.Generator().manual_seed(0)
-        part = train_step(model, *data.batch(torch.arange(32), g), make_optimizer(model, RUN.train), generator=g, dtype=dtype)
+        opt = make_optimizer(model, RUN.train)
+        for _ in range(2): part = train_step(model, *data.batch(torch.arange(32), g), opt, generator=g, dtype=dtype)    # the first predicts zeros in any type
         assert part['loss'].dtype == torch.float32 and all(p.dtype == torch.float32 for p in model.parameters())
         losses.append(part['loss'].item())
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
