@@ -6,10 +6,11 @@ import numpy as np, pytest, torch
 from marlearn.data import load_shapes
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.tokenizers import PixelTokenizer
+from marlearn.tokenizers import KLTokenizer, PixelTokenizer
 from marlearn.train import (EMA, RunConfig, TokenData, TrainConfig, batch_index, check_checkpoint, ema_decay, encode_data, fit, latest_checkpoint,
                             learning_rate, load_checkpoint, make_optimizer, pick_precision, read_log, resume, run_config_from, save_checkpoint,
                             seeded_dropout, step_generator, train_step)
+from marlearn.vae import VAE, VAEConfig
 
 CONFIG = ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=16, noise_levels=1))
 RUN = RunConfig(data='shapes', model=CONFIG, train=TrainConfig(steps=40, batch_size=24, lr=3e-3, log_every=3, save_every=10, sample_every=1, precision='fp32'))
@@ -130,6 +131,13 @@ def test_resume_refuses_another_tokenizer_and_other_classes(whole, data, tmp_pat
     kw = dict(tokenizer=TOKENIZER, classes=CLASSES, resume_from=latest_checkpoint(whole[0]))
     with pytest.raises(ValueError, match='tokenizer.scale was 2.0, is 3.0'): fit(fresh(), data, RUN, tmp_path/'run', **kw | {'tokenizer': PixelTokenizer(8, 3.0)})
     with pytest.raises(ValueError, match='classes was'): fit(fresh(), data, RUN, tmp_path/'run', **kw | {'classes': CLASSES[::-1]})
+
+def test_resume_knows_its_own_tokenizer(data, tmp_path):
+    "Its settings hold tuples, and JSON gives lists back"
+    kw = dict(tokenizer=KLTokenizer(VAE(VAEConfig(width=8, mults=(1, 2), latent_channels=2, embed_dim=2)), 1.0), classes=CLASSES)
+    short = replace(RUN, train=replace(RUN.train, steps=2, save_every=1))
+    fit(fresh(), data, short, tmp_path/'run', stop_at=1, **kw)
+    assert fit(fresh(), data, short, tmp_path/'run', resume_from=latest_checkpoint(tmp_path/'run'), **kw)[1][-1]['step'] == 2
 
 def test_resume_says_which_training_settings_changed(whole, tmp_path):
     with pytest.warns(UserWarning, match='train.steps was 40, is 41; train.lr was 0.003, is 0.001$'):
