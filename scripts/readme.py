@@ -1,8 +1,9 @@
 "Write README.md from nbs/index.ipynb (with --check: only tell whether it is up to date). Markdown cells as they are, code cells fenced, text outputs below."
-import json, sys
+import json, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
+LINK = re.compile(r'\]\((?!https?:|#)([^)]*)')                 # links are relative to nbs/ in the notebook, to the root in README
 
 def render(notebook:Path)->str:
     "The notebook's README"
@@ -10,7 +11,7 @@ def render(notebook:Path)->str:
     for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
         source = ''.join(cell['source']).strip()
         if not source or source.startswith('#| hide'): continue
-        if cell['cell_type'] == 'markdown': parts.append(source.replace('](images/', '](nbs/images/').replace('src="images/', 'src="nbs/images/'))
+        if cell['cell_type'] == 'markdown': parts.append(LINK.sub(lambda m: '](' + (m[1][3:] if m[1].startswith('../') else f'nbs/{m[1]}'), source))
         elif cell['cell_type'] == 'code':
             code = '\n'.join(l for l in source.splitlines() if not l.startswith('#| ')).strip()
             if code: parts.append(f'```python\n{code}\n```')
