@@ -25,8 +25,10 @@ def test_one_notebook_one_module():
 def arrows(module):
     tree = ast.parse((ROOT/'marlearn'/f'{module}.py').read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('marlearn.'): yield node.module.split('.')[1]
-        if isinstance(node, ast.ImportFrom) and node.module == 'marlearn': yield from (a.name for a in node.names)
+        if isinstance(node, ast.ImportFrom):                       # nbdev writes `from marlearn.data import x` as `from .data import x`
+            full = 'marlearn.'*(node.level == 1) + (node.module or '')
+            if full.startswith('marlearn.') and full != 'marlearn.': yield full.split('.')[1]
+            elif full.strip('.') == 'marlearn': yield from (a.name for a in node.names)
         if isinstance(node, ast.Import): yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('marlearn.'))
 
 def test_imports_point_to_lower_lessons():
