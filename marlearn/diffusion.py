@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Schedule', 'cosine_schedule', 'add_noise', 'respace', 'posterior_mean', 'predict_x0', 'learned_log_variance',
-           'gaussian_kl', 'discretised_log_likelihood', 'diffusion_loss', 'denoise_step', 'sample_tokens']
+           'gaussian_kl', 'discretised_log_likelihood', 'diffusion_loss', 'heading', 'denoise_step', 'sample_tokens',
+           'ddim_step', 'ddim_tokens', 'dpm_solver_tokens']
 
 # %% ../nbs/08_diffusion.ipynb #90f7f5ea
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
@@ -24,7 +25,8 @@ class Schedule:
         alpha_bar = np.cumprod(1 - self.betas)
         before = np.append(1.0, alpha_bar[:-1])
         variance = self.betas*(1 - before)/(1 - alpha_bar)
-        constants = {'alpha_bar': alpha_bar, 'beta': self.betas,
+        constants = {'alpha_bar': alpha_bar, 'beta': self.betas, 'signal': np.sqrt(alpha_bar), 'noise': np.sqrt(1 - alpha_bar),
+            'signal_before': np.sqrt(before), 'noise_before': np.sqrt(1 - before),
             'x0_from_xt': 1/np.sqrt(alpha_bar), 'x0_from_eps': np.sqrt(1/alpha_bar - 1),
             'mean_from_x0': self.betas*np.sqrt(before)/(1 - alpha_bar), 'mean_from_xt': (1 - before)*np.sqrt(1 - self.betas)/(1 - alpha_bar),
             'log_var_low': np.log(np.append(variance[1], variance[1:])) if len(variance) > 1 else np.log(self.betas), 'log_var_high': np.log(self.betas)}
@@ -61,18 +63,24 @@ def add_noise(
 )->Tensor: # (M, P) noisy tokens xt
     "Jump from x_0 straight to x_t (MAR §3.2, text under Eq. 1)"
     if t.shape != x0.shape[:1]: raise ValueError(f"t {tuple(t.shape)} must be {tuple(x0.shape[:1])}: one step per token")
-    ab = schedule.at('alpha_bar', t)                 # (M, 1)
-    return ab.sqrt()*x0 + (1 - ab).sqrt()*eps        # (M, P)
+    if x0.device.type == 'cpu':                                      # on a GPU these two questions would make it wait
+        if not x0.isfinite().all(): raise ValueError("x0 holds NaN or infinite numbers: look at the tokens before they get here")
+        if len(t) and not 0 <= t.min() <= t.max() < len(schedule): raise ValueError(f"t from {t.min()} to {t.max()} must lie in 0..{len(schedule) - 1}")
+    return schedule.at('signal', t)*x0 + schedule.at('noise', t)*eps
 
 # %% ../nbs/08_diffusion.ipynb #b7ef52bf
 def respace(
     schedule:Schedule, # of T steps
-    S:int, # steps to keep, 1..T
+    S:int|Sequence[int], # how many to keep, 1..T; or which ones, ascending
 )->Schedule: # of S steps with the same noise at each kept step
     "Skip most steps when sampling: keep S, evenly spread, and recompute their betas (iDDPM §4)"
     T = len(schedule)
-    if not 1 <= S <= T: raise ValueError(f"diff_steps={S} must lie in 1..{T}")
-    keep = np.array([round(i*(T - 1)/max(S - 1, 1)) for i in range(S)]) if S > 1 else np.array([T - 1])
+    if np.ndim(S) == 0:
+        if not (1 <= S <= T and S == int(S)): raise ValueError(f"diff_steps={S} must lie in 1..{T}")
+        keep = np.array([round(i*(T - 1)/(S - 1)) for i in range(int(S))] if S > 1 else [T - 1])
+    else:
+        keep = np.asarray(S)
+        if not (len(keep) and keep[0] >= 0 and keep[-1] < T and (np.diff(keep) > 0).all()): raise ValueError(f"steps {list(S)} must ascend within 0..{T - 1}")
     alpha_bar = np.cumprod(1 - schedule.betas)[keep]
     return Schedule(1 - alpha_bar/np.append(1.0, alpha_bar[:-1]), schedule.steps[keep])
 
@@ -145,6 +153,17 @@ def diffusion_loss(
     return {'mse': ((eps - eps_hat)**2).mean(1), 'vlb': bits}
 
 # %% ../nbs/08_diffusion.ipynb #fab0026d
+def heading(
+    out:Tensor, # (M, P) or (M, 2P) network output for xt: eps, and v if there is one
+    xt:Tensor, # (M, P)
+    t:Tensor, # (M,) index into `schedule`
+    schedule:Schedule,
+    x0_limit:float|None=None, # keep the predicted x0 within [-x0_limit, x0_limit]; None, as in the paper: anywhere
+)->Tensor: # (M, P)
+    "The x0 that a network's answer points to"
+    x0 = predict_x0(xt, t, out[:, :xt.shape[1]].float(), schedule)
+    return x0 if x0_limit is None else x0.clamp(-x0_limit, x0_limit)
+
 def denoise_step(
     out:Tensor, # (M, 2P) network output for xt
     xt:Tensor, # (M, P)
@@ -152,12 +171,10 @@ def denoise_step(
     noise:Tensor, # (M, P) standard normal
     schedule:Schedule,
     temperature:float=1.0, # multiplies the noise that is added
-    x0_limit:float|None=None, # keep the predicted x0 within [-x0_limit, x0_limit]; None, as in the paper: anywhere
+    x0_limit:float|None=None, # see `heading`
 )->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
     "One reverse step (MAR Eq. 2, with the learned variance); the last adds no noise"
-    eps, v = out.float().chunk(2, dim=1)
-    x0 = predict_x0(xt, t, eps, schedule)
-    if x0_limit is not None: x0 = x0.clamp(-x0_limit, x0_limit)
+    x0, v = heading(out, xt, t, schedule, x0_limit), out.float().chunk(2, dim=1)[1]
     std = (0.5*learned_log_variance(v, t, schedule)).exp()*(t > 0).unsqueeze(1)
     return posterior_mean(x0, xt, t, schedule) + temperature*std*noise, x0
 
@@ -169,7 +186,7 @@ def sample_tokens(
     schedule:Schedule, # usually a `respace`d one
     *,
     temperature:float=1.0, # multiplies the noise of every step (MAR §3.2, sampler)
-    x0_limit:float|None=None, # see `denoise_step`
+    x0_limit:float|None=None, # see `heading`
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
@@ -180,5 +197,75 @@ def sample_tokens(
         t = torch.full(shape[:1], i, device=device)
         noise = torch.randn(shape, generator=generator, device=device)
         xt, x0 = denoise_step(model(xt, t), xt, t, noise, schedule, temperature, x0_limit)
+        if callback: callback(i, xt, x0)
+    return xt
+
+# %% ../nbs/08_diffusion.ipynb #9380a1d6
+def ddim_step(
+    out:Tensor, # (M, P) or (M, 2P) network output for xt; v is not used
+    xt:Tensor, # (M, P)
+    t:Tensor, # (M,) index into `schedule`
+    noise:Tensor|float, # (M, P) standard normal; anything where `eta` is 0
+    schedule:Schedule,
+    eta:float=0.0, # 0: no fresh noise; 1: as much as DDPM with the lower variance
+    temperature:float=1.0, # multiplies the fresh noise
+    x0_limit:float|None=None, # see `heading`
+)->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
+    "Keep the old noise, only less of it (DDIM Eq. 12 and 16)"
+    x0 = heading(out, xt, t, schedule, x0_limit)
+    eps = (xt - schedule.at('signal', t)*x0)/schedule.at('noise', t)               # the network's, unless x0 was limited
+    noise_before, beta = schedule.at('noise_before', t), schedule.at('beta', t)
+    std = eta*beta.sqrt()*noise_before/schedule.at('noise', t)
+    return schedule.at('signal_before', t)*x0 + (noise_before**2 - std**2).clamp(min=0).sqrt()*eps + temperature*std*noise, x0
+
+@torch.no_grad()
+def ddim_tokens(
+    model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P) or (M, P)
+    shape:tuple[int, int], # (M, P)
+    schedule:Schedule, # usually a `respace`d one
+    *,
+    temperature:float=1.0, # multiplies the noise of the start, and what `eta` adds
+    eta:float=0.0, # see `ddim_step`
+    x0_limit:float|None=None, # see `heading`
+    generator:torch.Generator|None=None,
+    device='cpu',
+    callback:Callable|None=None, # callback(t, xt, x0) after each step
+)->Tensor: # (M, P)
+    "From pure noise to tokens without further chance: DDIM (Song et al. 2020)"
+    xt = temperature*torch.randn(shape, generator=generator, device=device)
+    for i in reversed(range(len(schedule))):
+        t = torch.full(shape[:1], i, device=device)
+        noise = torch.randn(shape, generator=generator, device=device) if eta else 0.0
+        xt, x0 = ddim_step(model(xt, t), xt, t, noise, schedule, eta, temperature, x0_limit)
+        if callback: callback(i, xt, x0)
+    return xt
+
+# %% ../nbs/08_diffusion.ipynb #f58519c1
+@torch.no_grad()
+def dpm_solver_tokens(
+    model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P) or (M, P)
+    shape:tuple[int, int], # (M, P)
+    schedule:Schedule, # usually a `respace`d one
+    *,
+    temperature:float=1.0, # multiplies the noise of the start; no other is added
+    x0_limit:float|None=None, # see `heading`
+    generator:torch.Generator|None=None,
+    device='cpu',
+    callback:Callable|None=None, # callback(t, xt, x0) after each step
+)->Tensor: # (M, P)
+    "Steps that bend: x0 is extrapolated from the last two answers (DPM-Solver++ 2M, Lu et al. 2022, Alg. 2)"
+    alpha_bar = np.cumprod(1 - schedule.betas)
+    signal, noise = np.sqrt(alpha_bar).tolist(), np.sqrt(1 - alpha_bar).tolist()
+    clock = [math.log(s/n) for s, n in zip(signal, noise)]                         # half the log of signal-to-noise: grows on the way back
+    xt, x0_last = temperature*torch.randn(shape, generator=generator, device=device), None
+    for i in reversed(range(len(schedule))):
+        t = torch.full(shape[:1], i, device=device)
+        x0 = bent = heading(model(xt, t), xt, t, schedule, x0_limit)
+        if i == 0: xt = x0                                                         # clean: the clock stands at infinity
+        else:
+            h = clock[i - 1] - clock[i]
+            if x0_last is not None and i > 1: bent = x0 + h/(2*h_last)*(x0 - x0_last)     # the step to i=0 is too long to bend
+            xt = noise[i - 1]/noise[i]*xt - signal[i - 1]*math.expm1(-h)*bent
+            x0_last, h_last = x0, h
         if callback: callback(i, xt, x0)
     return xt
