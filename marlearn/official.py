@@ -117,7 +117,7 @@ def _fill(model, names, state, dtype):
     model.load_state_dict(ours, assign=True)
     return model.eval()
 
-# %% ../nbs/19_official.ipynb #143b6811
+# %% ../nbs/19_official.ipynb #9c29166f
 def _mar_config(state, settings, heads, label_drop, dropout):
     "All sizes of a MAR from the shapes of its tensors; what shapes cannot tell from `settings`, else as in the paper"
     size = lambda *places: _size(state, 'MAR', *places)
@@ -133,7 +133,7 @@ def _mar_config(state, settings, heads, label_drop, dropout):
     hidden = size(*((f'{part}_blocks.0.mlp.fc1.{w}', 0) for part in ('encoder', 'decoder') for w in ('weight', 'bias')))
     blocks = lambda pattern: max(1, _count(state, pattern))                       # none at all: let the first be reported missing
     return ModelConfig(
-        n_tokens=N, token_dim=size(('z_proj.weight', 1), ('diffloss.net.input_proj.weight', 1)), n_classes=size(('class_emb.weight', 0)), width=D,
+        n_tokens=N, token_dim=size(('z_proj.weight', 1), ('diffloss.net.input_proj.weight', 1)), n_classes=size(('class_emb.weight', 0)) if 'class_emb.weight' in state else 1000, width=D,
         encoder_blocks=blocks(r'encoder_blocks\.(\d+)\.'), decoder_blocks=blocks(r'decoder_blocks\.(\d+)\.'), heads=heads,
         mlp_ratio=hidden/D if int(hidden/D*D) == hidden else (hidden + .5)/D,
         class_slots=length - N,
@@ -203,7 +203,7 @@ def vae_names(
     add('to_moments', 'quant_conv'); add('from_latents', 'post_quant_conv')
     return names
 
-# %% ../nbs/19_official.ipynb #3127a7dd
+# %% ../nbs/19_official.ipynb #454e7fa7
 def _vae_config(state, norm_groups):
     size = lambda *places: _size(state, 'KL autoencoder', *places)
     width, levels = size(('encoder.conv_in.weight', 0), ('encoder.conv_in.bias', 0)), max(1, _count(state, r'encoder\.down\.(\d+)\.'))
@@ -213,7 +213,7 @@ def _vae_config(state, norm_groups):
     return VAEConfig(
         img_channels=size(('encoder.conv_in.weight', 1), ('decoder.conv_out.weight', 0)), width=width, mults=tuple(map(int, mults)), res_blocks=_count(state, r'encoder\.down\.\d+\.block\.(\d+)\.'),
         attn_levels=having(r'encoder\.down'), decoder_attn=bool(having(r'decoder\.up')), latent_channels=size(('decoder.conv_in.weight', 1), ('post_quant_conv.weight', 0)),
-        embed_dim=size(('post_quant_conv.weight', 1)), norm_groups=norm_groups)
+        embed_dim=size(('post_quant_conv.weight', 1)) if 'post_quant_conv.weight' in state else size(('quant_conv.weight', 0))//2, norm_groups=norm_groups)
 
 # %% ../nbs/19_official.ipynb #7c6660e3
 KL16_SCALE = 0.2325 # what the official code multiplies latents of its KL-16 by
