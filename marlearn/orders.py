@@ -143,7 +143,7 @@ def check_steps(
     K:int, # steps asked for
 ):
     "As many steps as tokens at most, and at least one"
-    if not isinstance(K, int): raise ValueError(f"ar_steps={K!r} must be a whole number")
+    if not isinstance(K, (int, np.integer)): raise ValueError(f"ar_steps={K!r} must be a whole number")
     if not 1 <= K <= N: raise ValueError(f"ar_steps={K} must lie in 1..{N}: every step reveals at least one of {N} tokens")
 
 def cosine_counts(
@@ -174,7 +174,7 @@ def exponential_counts(
     "Every step multiplies the known tokens by N^(1/K): slower than the cosine at first, faster at the end (MaskGIT's 'exponential')"
     check_steps(N, K)
     known = [0]
-    for k in range(1, K + 1): known.append(min(max(round(N**(k/K)), known[-1] + 1), N - (K - k)))  # one now, one for every later step
+    for k in range(1, K + 1): known.append(max(round(N**(k/K)), known[-1] + 1))                  # at least one now
     return [after - before for before, after in zip(known, known[1:])]
 
 # %% ../nbs/10_orders.ipynb #1ca81c8e
