@@ -66,7 +66,7 @@ def _some(names, most=12):
     names = sorted(names)
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
-# %% ../nbs/19_official.ipynb #bbbd482f
+# %% ../nbs/19_official.ipynb #0a08d535
 def read_official(
     path:Path, # .pth or .ckpt written by `torch.save`, or .safetensors
 )->Mapping: # whatever it holds, on the CPU
@@ -81,7 +81,8 @@ def read_official(
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError, UnicodeDecodeError, OSError) as e:
         wants = re.search(r'(?:GLOBAL|[Gg]lobal|class|function)[ :]+`?([\w]+\.[\w.]+)', str(e))
         if wants: raise ValueError(f"{path} asks to run {wants[1]} while it is read: refused. A checkpoint needs only tensors, plain values and argparse.Namespace") from None
-        raise ValueError(f"{path} is damaged or no checkpoint: {str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__}") from None
+        why = str(e).split('WeightsUnpickler error: ')[-1].strip() or type(e).__name__
+        raise ValueError(f"{path} is damaged or no checkpoint: {why.splitlines()[0][:200]}") from None
 
 # %% ../nbs/19_official.ipynb #121dc9ef
 def _weights(source, keys):
