@@ -253,7 +253,7 @@ def test_dinov2_from_a_local_hub(tmp_path, monkeypatch, g):
     extractor = dinov2(size='s')
     images = torch.ones(2, 3, 32, 32)                                       # white: (255 - mean)/std in every cell
     white = (1 - torch.tensor([.485, .456, .406]))/torch.tensor([.229, .224, .225])
-    torch.testing.assert_close(extractor(images)['features'], net(white.view(1, 3, 1, 1).expand(2, 3, 2, 2)))
+    torch.testing.assert_close(extractor(images)['features'], net(white.view(1, 3, 1, 1).expand(2, 3, 2, 2)), rtol=1e-2, atol=1e-3)
     assert 'probabilities' not in extractor(images) and 'FID' not in result_name('distance', extractor)
     with pytest.raises(ValueError, match="size='xl'"): dinov2(size='xl')
     torch.save({'x': torch.ones(1)}, tmp_path/'other.pth')
