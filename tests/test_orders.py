@@ -1,5 +1,6 @@
 "Every order names each position once, every schedule reveals each position once, and what comes from outside is checked"
 import os
+from fractions import Fraction
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -58,6 +59,18 @@ def test_halton_is_a_permutation_and_the_same_every_time(side):
     order = halton_order(2, side*side)
     assert (order.sort(dim=1).values == torch.arange(side*side)).all() and (order[0] == order[1]).all()
     assert (order == halton_order(2, side*side)).all()
+
+@pytest.mark.parametrize('side', [3, 6, 9, 10, 18])
+def test_halton_equals_exact_fractions(side):
+    "Where floats fail: the fifth point is 7/9 in base 3, and 9 times that is 6.99..."
+    def mirror(i, base):
+        value, place = Fraction(0), Fraction(1, base)
+        while i: value, place, i = value + i%base*place, place/base, i//base
+        return value
+    cells, i = {}, 0
+    while len(cells) < side*side: i += 1; cells.setdefault(int(mirror(i, 2)*side)*side + int(mirror(i, 3)*side))
+    assert halton_order(1, side*side)[0].tolist() == list(cells)
+    assert halton_cells(torch.tensor([5]), 3, 9).item() == 7
 
 def test_halton_follows_its_points():
     "i = 1, 2, 3, 4: (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) on a board of 8"
