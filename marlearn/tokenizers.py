@@ -338,13 +338,13 @@ class TokenizerConfig:
         if self.adversarial_weight and min(H, W) < 3*2**self.adversarial_layers: raise ValueError(f"adversarial_layers={self.adversarial_layers} needs pictures of at least {3*2**self.adversarial_layers} pixels, these have {H}x{W}")
         if self.perceptual_weight and min(H, W) < 16: raise ValueError(f"perceptual_weight={self.perceptual_weight} needs pictures of at least 16 pixels, these have {H}x{W}")
 
-# %% ../nbs/05_tokenizers.ipynb #7f2c660c
+# %% ../nbs/05_tokenizers.ipynb #441131d5
 _LDM = dict(kl_weight=1e-6, perceptual_weight=1.0, adversarial_weight=0.5, batch_size=12, lr=4.5e-6*12, steps=400_000)
 _VQ16 = VAEConfig(width=128, mults=(1, 1, 2, 2, 4), res_blocks=2, attn_levels=(4,), decoder_attn=True, latent_channels=8, embed_dim=8, norm_groups=32)
 
 TOKENIZERS = {
     'small-kl': TokenizerConfig(net=VAEConfig(width=16, latent_channels=6, embed_dim=6), patch=2, steps=4800),
-    'small-vq': TokenizerConfig(kind='vq', net=VAEConfig(width=16, mults=(1, 2, 3), latent_channels=8, embed_dim=8), steps=2000, lr=2e-3, decay=0.95, revive_below=0.3),
+    'small-vq': TokenizerConfig(kind='vq', net=VAEConfig(width=16, mults=(1, 2, 3), latent_channels=8, embed_dim=8), steps=1200, lr=3e-3, decay=0.95, revive_below=0.3),
     'kl16': TokenizerConfig(net=kl16(), **_LDM),
     'kl8': TokenizerConfig(net=kl8(), patch=2, **_LDM),
     'vq16': TokenizerConfig(kind='vq', net=_VQ16, codes=16_384, ema=False, **_LDM),
