@@ -200,7 +200,7 @@ def sample_tokens(
         if callback: callback(i, xt, x0)
     return xt
 
-# %% ../nbs/08_diffusion.ipynb #9380a1d6
+# %% ../nbs/08_diffusion.ipynb #3da82249
 def ddim_step(
     out:Tensor, # (M, P) or (M, 2P) network output for xt; v is not used
     xt:Tensor, # (M, P)
@@ -218,6 +218,7 @@ def ddim_step(
     std = eta*beta.sqrt()*noise_before/schedule.at('noise', t)
     return schedule.at('signal_before', t)*x0 + (noise_before**2 - std**2).clamp(min=0).sqrt()*eps + temperature*std*noise, x0
 
+# %% ../nbs/08_diffusion.ipynb #e38ee6b5
 @torch.no_grad()
 def ddim_tokens(
     model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P) or (M, P)

@@ -105,7 +105,7 @@ class DenoisingMLP(nn.Module):
     )->Tensor: # (M, W)
         return self.from_time(sinusoids(t).to(self.from_token.weight.dtype))
 
-# %% ../nbs/09_heads.ipynb #915081f8
+# %% ../nbs/09_heads.ipynb #dffe2e9c
 def with_guidance(
     net:DenoisingMLP,
     P:int, # numbers of a token: guidance acts on the first P outputs
@@ -123,6 +123,7 @@ def with_guidance(
         return torch.cat([out_uncond[:, :P] + cfg_scale*(out[:, :P] - out_uncond[:, :P]), out[:, P:]], dim=1)
     return call
 
+# %% ../nbs/09_heads.ipynb #915081f8
 SAMPLERS = {'ddpm': sample_tokens, 'ddim': ddim_tokens, 'dpm++': dpm_solver_tokens}
 
 class DiffusionHead(Head):
