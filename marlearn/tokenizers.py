@@ -46,7 +46,16 @@ def unpatchify(
 # %% ../nbs/05_tokenizers.ipynb #59c0d7c3
 class Tokenizer(nn.Module):
     "What every tokenizer can do; a subclass gives `moments`, `decode` and `settings`"
-    scale:float; patch:int; stride:int; channels:int; kind:str
+    stride:int; channels:int; kind:str
+
+    def __init__(self,
+        scale:float=1.0, # 1/std of what the tokens are made of
+        patch:int=1, # cells per side of one token
+    ):
+        super().__init__()
+        if not (math.isfinite(scale) and scale > 0): raise ValueError(f"scale={scale} must be a positive number: 1/std of the latents, see `measure_scale`")
+        if patch < 1: raise ValueError(f"patch={patch} must be at least 1")
+        self.scale, self.patch = scale, patch
 
     @property
     def codebook(self)->Tensor|None: # (V, P) all tokens that `encode` can return, scaled; None: there is no such list
@@ -86,12 +95,6 @@ class Tokenizer(nn.Module):
         "What `load_tokenizer` needs besides the weights"
         return {'kind': self.kind, 'scale': self.scale, 'patch': self.patch}
 
-    def _init(self, scale, patch):
-        super().__init__()
-        if not (math.isfinite(scale) and scale > 0): raise ValueError(f"scale={scale} must be a positive number: 1/std of the latents, see `measure_scale`")
-        if patch < 1: raise ValueError(f"patch={patch} must be at least 1")
-        self.scale, self.patch = scale, patch
-
     def _check(self, images):
         "Refuse pictures that do not fit, before any work"
         B, C, H, W = images.shape
@@ -120,7 +123,7 @@ class PixelTokenizer(Tokenizer):
         scale:float=2.0, # 1/std of the pixels in [-1, 1]; natural pictures: about 2
         channels:int=3, # C
     ):
-        self._init(scale, patch)
+        super().__init__(scale, patch)
         self.channels = channels
 
     def moments(self, images):
@@ -141,7 +144,7 @@ class KLTokenizer(Tokenizer):
         scale:float, # 1/std of its latents, see `latent_scale`
         patch:int=1, # latent cells per token side
     ):
-        self._init(scale, patch)
+        super().__init__(scale, patch)
         self.vae = vae.eval().requires_grad_(False)
         self.stride, self.channels = vae.config.stride, vae.config.embed_dim
 
@@ -154,17 +157,15 @@ class KLTokenizer(Tokenizer):
     def _img_channels(self): return self.vae.config.img_channels
     def settings(self): return super().settings() | {'vae': asdict(self.vae.config)}
 
-# %% ../nbs/05_tokenizers.ipynb #10212a57
+# %% ../nbs/05_tokenizers.ipynb #e755e6a7
 class VQTokenizer(Tokenizer):
     "The codes of a `VQVAE` as tokens or, with `quantise=False`, its latents before the codebook; scaled to unit standard deviation"
-    patch = 1
-
     def __init__(self,
         vq:VQVAE, # trained
         scale:float, # 1/std of what the tokens are made of, see `measure_scale`
         quantise:bool=True, # False: kind 'vq-continuous', latents before the codebook
     ):
-        self._init(scale, patch=1)
+        super().__init__(scale)
         self.vq, self.kind, self.quantise = vq.eval().requires_grad_(False), 'vq' if quantise else 'vq-continuous', quantise
         self.stride, self.channels = vq.config.net.stride, vq.config.net.embed_dim
 
