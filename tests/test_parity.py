@@ -150,6 +150,11 @@ def official_weights(v, fitted=False): return v.part('sd.') | (v.part('fit.sd.')
 def model_of(v, fitted=False):
     return load_mar(official_weights(v, fitted), heads=v.config['heads'], patch_size=v.config['patch_size'], label_drop=float(v.meta.get('label_drop_prob', 0.1)), dropout=0.0)
 
+def same_eps(model, eps=1e-6):
+    "A wrong eps moves most stages by less than a tolerance that other machines can keep, so it is read as well as measured"
+    norms = [m for m in model.modules() if isinstance(m, (torch.nn.LayerNorm, torch.nn.GroupNorm))]
+    assert norms and all(m.eps == eps for m in norms)
+
 def tokens_of(v): return patchify(v['in.latents'], v.config['patch_size'])
 
 def our_order(v):
@@ -162,6 +167,7 @@ def weights_go_in_and_out(v):
     for fitted in (False, True) if v.find(r'fit\.sd\..*') else (False,):
         want, got = official_weights(v, fitted), export_mar(model_of(v, fitted))
         assert want.keys() == got.keys() and all(torch.equal(want[k], got[k]) and want[k].dtype == got[k].dtype for k in want)
+    same_eps(model_of(v))
     c, ours = v.config, model_of(v).config
     side = c['img_size']//c['vae_stride']//c['patch_size']
     assert (ours.n_tokens, ours.token_dim, ours.width, ours.n_classes, ours.class_slots) == (side**2, c['vae_embed_dim']*c['patch_size']**2, c['embed'], c['class_num'], c['buffer_size'])
@@ -349,6 +355,7 @@ def vae_of(v): return load_vae(v.part('sd.'))
 def autoencoder_goes_in_and_out(v):
     want, got = v.part('sd.'), export_vae(load_vae(v.part('sd.'), dtype=None))
     assert want.keys() == got.keys() and all(torch.equal(want[k], got[k]) and want[k].dtype == got[k].dtype for k in want)
+    same_eps(vae_of(v))
     ours = vae_of(v).config
     assert (ours.width, ours.mults, ours.embed_dim) == (v.config['ch'], tuple(v.config['ch_mult']), v.config['embed_dim'])
 
@@ -414,6 +421,7 @@ def test_presets_have_the_official_parameters(path):
     listed, state = meta_state(path)
     loaded, c = load_mar(state), listed['config']
     assert export_mar(loaded).keys() == state.keys() and all(p.is_meta for p in loaded.parameters())
+    same_eps(loaded, c['norm_eps'])
     assert loaded.config.heads == c['heads'] and sum(p.numel() for p in loaded.parameters()) == listed['n_params'] and len(state) == listed['n_keys']
     assert sum(p.numel() for p in loaded.head.parameters()) == listed['n_params_diffloss']
     decays = {id(p) for group in make_optimizer(loaded, TrainConfig()).param_groups if group['weight_decay'] for p in group['params']}
@@ -432,6 +440,7 @@ def test_kl16_has_the_official_parameters(path):
     listed, state = meta_state(path)
     loaded = load_vae(state)
     assert {n: t.shape for n, t in export_vae(loaded).items()} == {n: t.shape for n, t in state.items()}
+    same_eps(loaded, listed['config']['norm_eps'])
     assert sum(p.numel() for p in loaded.parameters()) == listed['n_params'] and len(state) == listed['n_keys']
     if 'kl16' in path.stem:
         assert loaded.config == kl16() and KL16_SCALE == listed['config']['latent_scale']
