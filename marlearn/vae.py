@@ -26,17 +26,17 @@ def psnr(
     "Peak signal-to-noise ratio of each picture"
     return 10*torch.log10(4/((a - b)**2).flatten(1).mean(1))
 
-# %% ../nbs/03_vae.ipynb #7b3e9fb2
+# %% ../nbs/03_vae.ipynb #7c8b5a69
 def ssim(
     a:Tensor, # (B, C, H, W) in [-1, 1], H and W at least 11
     b:Tensor, # (B, C, H, W) in [-1, 1]
 )->Tensor: # (B,) at most 1, which means equal
-    "Structural similarity of each picture: 11x11 Gaussian windows, mean over channels and windows (Wang et al., 2004)"
+    "Structural similarity of each picture: 11x11 Gaussian windows on pixels in [0, 1], mean over channels and windows (Wang et al., 2004)"
     B, C, H, W = a.shape
     if a.shape != b.shape or min(H, W) < 11: raise ValueError(f"pictures {tuple(a.shape)} and {tuple(b.shape)} must have one shape, with sides of at least 11")
     line = torch.exp(-0.5*((torch.arange(11, device=a.device) - 5)/1.5)**2)
-    line, c1, c2 = line/line.sum(), (0.01*2)**2, (0.03*2)**2
-    see = lambda x: F.conv2d(F.conv2d(x.float().reshape(B*C, 1, H, W), line.view(1, 1, 11, 1)), line.view(1, 1, 1, 11))   # weighted mean of every window
+    line, c1, c2, a, b = line/line.sum(), 0.01**2, 0.03**2, (a.float() + 1)/2, (b.float() + 1)/2
+    see = lambda x: F.conv2d(F.conv2d(x.reshape(B*C, 1, H, W), line.view(1, 1, 11, 1)), line.view(1, 1, 1, 11))   # weighted mean of every window
     ma, mb = see(a), see(b)
     va, vb, vab = see(a*a) - ma*ma, see(b*b) - mb*mb, see(a*b) - ma*mb
     alike = (2*ma*mb + c1)*(2*vab + c2)/((ma*ma + mb*mb + c1)*(va + vb + c2))

@@ -201,7 +201,7 @@ def test_ssim(images, g):
     assert_close(ssim(images, images + noise), ssim(images + noise, images))
     assert ssim(.5 + .3*images, .5 - .3*images).max() < 0                # opposite structure
     flat = torch.zeros(1, 3, 16, 16)
-    assert_close(ssim(flat + .5, flat - .3), torch.tensor([(2*.5*-.3 + 4e-4)/(.25 + .09 + 4e-4)]), rtol=1e-3, atol=1e-5)
+    assert_close(ssim(flat + .5, flat - .3), torch.tensor([(2*.75*.35 + 1e-4)/(.75**2 + .35**2 + 1e-4)]), rtol=1e-3, atol=1e-5)   # black is 0
     with pytest.raises(ValueError, match='at least 11'): ssim(images[..., :10, :], images[..., :10, :])
 
 def test_vgg_distance_and_its_absence(tmp_path, monkeypatch, images):
