@@ -211,13 +211,13 @@ class CrossEntropyHead(Head):
         self._tolerance = None                                                           # another codebook may have come
 
     def tolerance(self)->float:
-        "How far a token may lie from its code: 1 percent of the usual distance between neighbouring codes"
+        "How far a token may lie from its code: a tenth of the usual distance between neighbouring codes, room enough for rounding to 16 bits"
         if self._tolerance is None:
             codes = self.codebook.float()
             if not codes.any(): raise ValueError("the codebook is empty: cross-entropy needs a tokenizer with a codebook; call set_codebook(tokenizer.codebook) first")
             some = codes[::-(-len(codes)//256)]                                          # 256 of them tell enough
             gaps = torch.cdist(some, codes, compute_mode='donot_use_mm_for_euclid_dist')
-            self._tolerance = 0.01*gaps.masked_fill(gaps == 0, torch.inf).amin(dim=1).median().item()
+            self._tolerance = 0.1*gaps.masked_fill(gaps == 0, torch.inf).amin(dim=1).median().item()
         return self._tolerance
 
     @torch.no_grad()
