@@ -61,6 +61,7 @@ def start_from(
     if wrong := int((~tokens.isfinite()).sum()): raise ValueError(f"{wrong} numbers in the known tokens are NaN or infinite")
     return tokens, hidden
 
+# %% ../nbs/12_generate.ipynb #f3c2391e
 def known_first(
     order:Tensor, # (B, N) int64
     hidden:Tensor, # (B, N) bool
