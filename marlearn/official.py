@@ -80,8 +80,8 @@ def _weights(source, keys):
 
 def _size(state, what, *places):
     "A size that several tensors know: what most of them say, so that one wrong tensor is found and not believed"
-    said = Counter(state[n].shape[d] for n, d in places if isinstance(state.get(n), Tensor) and state[n].ndim > d)
-    if not said: raise ValueError(f"this is no official {what} state dict: it holds {_some(state, 5) or 'nothing'}; missing {_some(n for n, _ in places)}")
+    said = Counter(state[n].shape[d]//(per[0] if per else 1) for n, d, *per in places if isinstance(state.get(n), Tensor) and state[n].ndim > d)
+    if not said: raise ValueError(f"this is no official {what} state dict: it holds {_some(state, 5) or 'nothing'}; missing {_some({n for n, *_ in places})}")
     return said.most_common(1)[0][0]
 
 def _count(state, pattern):
@@ -116,7 +116,7 @@ def _mar_config(state, settings, heads, label_drop, dropout):
     hidden = size(*((f'{part}_blocks.0.mlp.fc1.{w}', 0) for part in ('encoder', 'decoder') for w in ('weight', 'bias')))
     blocks = lambda pattern: max(1, _count(state, pattern))                       # none at all: let the first be reported missing
     return ModelConfig(
-        n_tokens=N, token_dim=size(('z_proj.weight', 1), ('diffloss.net.input_proj.weight', 1)), n_classes=size(('class_emb.weight', 0)) if 'class_emb.weight' in state else 1000, width=D,
+        n_tokens=N, token_dim=size(('z_proj.weight', 1), ('diffloss.net.input_proj.weight', 1), ('diffloss.net.final_layer.linear.weight', 0, 2)), n_classes=size(('class_emb.weight', 0)) if 'class_emb.weight' in state else 1000, width=D,
         encoder_blocks=blocks(r'encoder_blocks\.(\d+)\.'), decoder_blocks=blocks(r'decoder_blocks\.(\d+)\.'), heads=heads,
         mlp_ratio=hidden/D if int(hidden/D*D) == hidden else (hidden + .5)/D,
         class_slots=length - N,

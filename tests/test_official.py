@@ -90,6 +90,11 @@ def test_one_message_names_everything(state):
     with pytest.raises(ValueError) as e: load_mar(bad, heads=3)
     for part in ('missing (2): encoder_norm.bias, mask_token', 'unexpected (2): epoch, spare.weight', 'wrong shape (1): z_proj.bias is (5,), not (24,)'): assert part in str(e.value)
 
+@pytest.mark.parametrize('name, shape', [('z_proj.weight', (24, 9)), ('mask_token', (1, 1, 25)), ('diffloss.net.input_proj.weight', (21, 8)), ('decoder_blocks.0.mlp.fc1.weight', (61, 24)), ('decoder_pos_embed_learned', (1, 14, 24))])
+def test_one_wrong_shape_does_not_blame_the_others(state, name, shape):
+    with pytest.raises(ValueError) as e: load_mar(state | {name: torch.zeros(shape)}, heads=3)
+    assert str(e.value).endswith(f'describe. wrong shape (1): {name} is {shape}, not {tuple(state[name].shape)}')
+
 def test_not_this_kind_of_file(state, tmp_path):
     vae = export_vae(randomise(VAE(VAEConfig()), 0))
     with pytest.raises(ValueError, match='no official MAR'): load_mar(vae)
