@@ -50,7 +50,7 @@ def test_nan_latents_are_refused_when_pictures_are_encoded(monkeypatch, tmp_path
     monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path))
     broken = KLTokenizer(VAE(VAEConfig(width=8, mults=(1, 2), latent_channels=2, embed_dim=2)), 1.0)
     broken.vae.to_moments.weight.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match='NaN'): encode_data(broken, load_shapes(n=10), quiet=True)
+    with pytest.raises(ValueError, match='not finite'): encode_data(broken, load_shapes(n=10), quiet=True)
     with pytest.raises(ValueError, match='1 of 3 pictures'): TokenData(torch.tensor([0., 1., torch.inf]).view(3, 1, 1), None, torch.zeros(3, dtype=torch.long))
 
 LABELS = torch.tensor([0, 2])

@@ -26,23 +26,30 @@ def encoded():
     mp.undo()
     return found
 
-def train(tokenizer, data, head, name, steps=12, **changes):
-    "A minute's training in a second; returns the model and its losses"
+@torch.no_grad()
+def error(model, data):
+    "Loss on the same tokens, masks and noise each time; of a diffusion head only the noise error, as its bound is a matter of luck at first"
+    parts = [model.eval().loss(*data.batch(torch.arange(30), step_generator(0, s)), generator=step_generator(2, s)) for s in range(3)]
+    return sum(p['mse' if 'vlb' in p else 'loss'].item() for p in parts)/3
+
+def train(tokenizer, data, head, name, steps=20, **changes):
+    "A minute's training in a second; returns the model and its error before and after"
     torch.manual_seed(0)
     config = ModelConfig(width=32, heads=4, encoder_blocks=1, decoder_blocks=1, class_slots=1, dropout=0.0, min_mask_ratio=0.3, mask_std=0.5,
                          head=HeadConfig(**({'kind': head, 'blocks': 1, 'width': 48, 'x0_limit': 5.0} | changes)))
     model = new_model(variant(fitted(config, tokenizer, 32, 10), name), tokenizer)
-    opt, losses = make_optimizer(model, TrainConfig(lr=5e-3)), []
+    opt, before = make_optimizer(model, TrainConfig(lr=5e-3)), error(model, data)
     for step in range(steps):
         tokens, labels = data.batch(torch.arange(30), step_generator(0, step))
-        losses.append(train_step(model.train(), tokens, labels, opt, generator=step_generator(1, step))['loss'].item())
-    return model.eval(), losses
+        train_step(model.train(), tokens, labels, opt, generator=step_generator(1, step))
+    return model.eval(), (before, error(model, data))
 
 def draw(model, seed=0, **options):
     return generate(model, torch.tensor([1, 7]), generator=torch.Generator().manual_seed(seed), **({'diff_steps': 4, 'cfg_scale': 2.0} | options))
 
-def check(tokenizer, model, losses):
-    assert all(torch.isfinite(torch.tensor(losses))) and sum(losses[-3:]) < sum(losses[:3]), losses
+def check(tokenizer, model, errors):
+    before, after = errors
+    assert after < before - 0.01*abs(before), errors
     tokens = draw(model)
     assert tokens.shape == (2, model.config.n_tokens, model.config.token_dim) and tokens.isfinite().all()
     assert torch.equal(tokens, draw(model))
@@ -54,8 +61,8 @@ def check(tokenizer, model, losses):
 def test_table_1(name, head, encoded):
     "The paper's first table: four variants, each with a codebook and cross-entropy, and with continuous tokens and the diffusion loss"
     tokenizer, data = encoded['vq' if head == 'cross-entropy' else 'vq-continuous']
-    model, losses = train(tokenizer, data, head, name)
-    tokens = check(tokenizer, model, losses)
+    model, errors = train(tokenizer, data, head, name)
+    tokens = check(tokenizer, model, errors)
     assert model.config.backbone == ('causal' if 'causal' in name else 'mar') and model.config.ar_steps == (16 if name == 'mar' else 64)
     if head == 'cross-entropy': assert torch.cdist(tokens.view(-1, tokens.shape[-1]), tokenizer.codebook).min(1).values.max() < 1e-4, 'a drawn token is no code'
 
