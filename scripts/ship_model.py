@@ -1,7 +1,10 @@
 """Turn a finished run into the model that ships in data/pretrained/mar, write its result file, and draw the README's pictures with it. From the repository's root:
 
-    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 5400 --train.lr 1.5e-3 --train.ema 0.9995 --train.save-every 600
-    python scripts/ship_model.py runs/shipped"""
+    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 20000 --train.lr 1.5e-3 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4000 --train.save-every 2000
+    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 16000 --train.lr 1.5e-3 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4000 --train.save-every 2000 --resume
+    python scripts/ship_model.py runs/shipped
+
+The first line was stopped (Ctrl-C) after its checkpoint of step 8000; the second goes on from there with a shorter schedule."""
 import argparse, json, time
 from pathlib import Path
 import numpy as np, torch
@@ -42,7 +45,7 @@ seconds = time.perf_counter() - started
 args.pictures.mkdir(parents=True, exist_ok=True)
 save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
 save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
-report = {'made_by': __doc__.split('\n\n')[1].strip().splitlines()[0].strip(), 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
+report = {'made_by': [*map(str.strip, __doc__.split('\n\n')[1].strip().splitlines()), __doc__.split('\n\n')[2]], 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
           'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
           'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}
 (args.out/'report.json').write_text(json.dumps(report, indent=1))
