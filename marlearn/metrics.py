@@ -154,7 +154,7 @@ class PixelExtractor(Extractor):
 
     def forward(self, images): return {'features': F.adaptive_avg_pool2d(images, self.side).flatten(1)}
 
-# %% ../nbs/14_metrics.ipynb #cd3660fd
+# %% ../nbs/14_metrics.ipynb #cfb64bb0
 class _Stage(nn.Module):
     "Two 3x3 convolutions; the first one's output is halved in size"
     def __init__(self, in_channels, channels):
@@ -167,7 +167,7 @@ class _Stage(nn.Module):
         return F.gelu(self.norm2(self.conv2(x)))
 
 class SmallClassifier(nn.Module):
-    "Fixed 2x2 patch filters, three stages of two convolutions, the strongest response of each channel, one linear layer"
+    "Fixed 2x2 patch filters, three stages of two convolutions, the strongest response of each channel, the mean over picture and mirror image, one linear layer"
     def __init__(self,
         widths:Sequence[int]=(32, 128, 128), # channels of each stage; the last is F, the number of features
         n_classes:int=10,
@@ -179,11 +179,15 @@ class SmallClassifier(nn.Module):
         self.stages = nn.Sequential(*[_Stage(i, o) for i, o in zip((24, *self.widths), self.widths)])
         self.out = nn.Linear(self.widths[-1], n_classes, bias=False)
 
-    def features(self,
+    def look(self,
         images:Tensor, # (B, 3, H, W) in [-1, 1], sides of at least 9
     )->Tensor: # (B, F)
-        "What the last layer sees"
+        "One look at each picture; training needs no more"
         return self.stages(F.gelu(self.patches((images - self.mean)/self.std))).amax((2, 3))
+
+    def features(self, images)->Tensor: # (B, F)
+        "What the last layer sees: a picture and its mirror image are one thing"
+        return (self.look(images) + self.look(images.flip(-1)))/2
 
     def logits(self, features): return self.out(features)/9                     # (B, n_classes); a small factor slows the last layer down in training
     def forward(self, images): return self.logits(self.features(images))

@@ -25,6 +25,7 @@ parser.add_argument('--widths', type=int, nargs=3, default=(32, 128, 128))
 parser.add_argument('--threads', type=int, default=1)
 parser.add_argument('--limit', type=int, default=50_000, help='training pictures; fewer only to try the script')
 parser.add_argument('--out', type=Path, default=Path('data/pretrained/classifier'))
+parser.add_argument('--measure', action='store_true', help='do not train: only measure the accuracy again')
 args = parser.parse_args()
 
 def write_statistics(folder):
@@ -34,7 +35,26 @@ def write_statistics(folder):
         features = extract(extractor, load_data('cifar10', split))['features']
         Statistics(name=f'cifar10-{split}').update(features).save(folder/f'cifar10-{split}.safetensors', torch.float32)
 
+@torch.no_grad()
+def measure(folder):
+    "Accuracy on all test pictures with the weights as they are stored: as the classifier works (picture and mirror image averaged), and with one look only"
+    config, test = json.loads((folder/'config.json').read_text()), load_data('cifar10', 'test')
+    net = SmallClassifier(config['widths'], config['n_classes'])
+    load_weights(net, folder/'classifier.safetensors')
+    net.eval().to(memory_format=torch.channels_last)
+    labels, both, one = torch.from_numpy(np.array(test.labels)), [], []
+    for index in np.array_split(np.arange(len(test)), max(1, len(test)//500)):
+        x = test.batch(index)[0].contiguous(memory_format=torch.channels_last)
+        both.append(net(x).argmax(1)); one.append(net.logits(net.look(x)).argmax(1))
+    both, one = ((torch.cat(guesses) == labels).double() for guesses in (both, one))
+    return {'test_pictures': len(test), 'test accuracy, float16 weights as shipped': both.mean().item(), 'the same, without the look at the mirror image': one.mean().item(),
+            'test accuracy by class': {c: both[labels == i].mean().item() for i, c in enumerate(test.classes)}}
+
 torch.set_num_threads(args.threads)
+if args.measure:
+    report = json.loads((args.out/'report.json').read_text()) | measure(args.out)
+    (args.out/'report.json').write_text(json.dumps(report, indent=1))
+    raise SystemExit
 if args.statistics: write_statistics(args.out); raise SystemExit
 settings = {'epochs': args.epochs, 'minutes': None if math.isinf(args.minutes) else args.minutes, 'batch_size': 512, 'peak_lr': args.peak_lr, 'start': 0.2, 'peak_at': 0.1 if args.start else 0.23, 'end': args.end, 'momentum': 0.85,
             'weight_decay': 1.33e-3, 'norm_bias_lr': 64, 'label_smoothing': 0.2, 'crop_pixels': args.crop, 'flip': 'every other epoch, by turns', 'ema': args.ema, 'seed': args.seed}
@@ -86,7 +106,7 @@ def batch(index, epoch):
 @torch.no_grad()
 def accuracy(net, data, index):
     net.eval()
-    guesses = torch.cat([net(data.batch(i)[0].contiguous(memory_format=torch.channels_last)).argmax(1) for i in np.array_split(index, max(1, len(index)//500))])
+    guesses = torch.cat([net.logits(net.look(data.batch(i)[0].contiguous(memory_format=torch.channels_last))).argmax(1) for i in np.array_split(index, max(1, len(index)//500))])
     return (guesses == torch.from_numpy(np.array(data.labels))[torch.as_tensor(index)]).double()
 
 ema, step, progress, total, history, started = copy.deepcopy(model), 0, 0.0, math.ceil(args.epochs*(n//B)), [], time.time()
@@ -96,7 +116,7 @@ while progress < 1:
     x, y = batch(shuffled[at*B:(at + 1)*B], epoch)
     for group in opt.param_groups: group['lr'] = settings['peak_lr']*share(progress)*group['times']
     model.train()
-    logits = model(x)
+    logits = model.logits(model.look(x))
     loss = F.cross_entropy(logits, y, label_smoothing=settings['label_smoothing'])
     opt.zero_grad(); loss.backward(); opt.step()
     losses.append(loss.item()); right.append((logits.argmax(1) == y).double().mean().item())
@@ -118,14 +138,10 @@ seconds = round(time.time() - started)
 with new_folder(args.out) as new:
     (new/'config.json').write_text(json.dumps({'widths': list(args.widths), 'n_classes': len(train.classes), 'classes': list(train.classes)}, indent=1))
     save_weights(ema, new/'classifier.safetensors', torch.float16)
-    shipped, test = SmallClassifier(args.widths, len(train.classes)), load_data('cifar10', 'test')
-    load_weights(shipped, new/'classifier.safetensors')
-    right = accuracy(shipped.to(memory_format=torch.channels_last), test, np.arange(len(test)))
     report = {'command': f'python scripts/ship_classifier.py' + (f' --start {args.start.name}' if args.start else '') + f' --epochs {args.epochs:g} --peak-lr {args.peak_lr:g} --end {args.end:g} --ema {args.ema:g} --crop {args.crop} --seed {args.seed} --widths {" ".join(map(str, args.widths))}' + ('' if math.isinf(args.minutes) else f' --minutes {args.minutes:g}'),
               'settings': settings, 'steps': step, 'train_pictures': f'CIFAR-10 train, {n}', 'seconds': seconds,
               'machine': f'{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}', 'torch': torch.__version__,
-              'parameters': sum(p.numel() for p in shipped.parameters()), 'test_pictures': len(test), 'test accuracy, float16 weights as shipped': right.mean().item(),
-              'test accuracy by class': {c: right[torch.from_numpy(np.array(test.labels)) == i].mean().item() for i, c in enumerate(test.classes)}, 'history': history}
+              'parameters': sum(p.numel() for p in ema.parameters())} | measure(new) | {'history': history}
     if args.start: report['started from'] = json.loads((args.start/'report.json').read_text())
     (new/'report.json').write_text(json.dumps(report, indent=1))
 (args.out.parent/f'{args.out.name}-unfinished.safetensors').unlink()

@@ -177,6 +177,8 @@ def test_classifier_protocol(small, tmp_path, g):
     found = small(images)
     assert found['features'].shape == (5, 8) and found['probabilities'].shape == (5, 10)
     torch.testing.assert_close(found['probabilities'].sum(1), torch.ones(5))
+    torch.testing.assert_close(small(images.flip(-1))['features'], found['features'], rtol=1e-4, atol=1e-5)     # nor does it matter where left is
+    assert not torch.allclose(small.net.look(images.flip(-1)), small.net.look(images), rtol=1e-2)
     torch.testing.assert_close(small(images[2:3])['features'], found['features'][2:3], rtol=1e-4, atol=1e-5)      # no picture sees another
     (tmp_path/'config.json').write_text(json.dumps({'widths': [4, 6, 8], 'n_classes': 10}))
     with pytest.raises(FileNotFoundError, match='classifier.safetensors'): cifar10_classifier(tmp_path)
@@ -274,6 +276,7 @@ def test_shipped_classifier_is_as_good_as_it_says():
     report = json.loads((folder/'report.json').read_text())
     assert report['test accuracy, float16 weights as shipped'] == pytest.approx(accuracy, abs=1e-3) and 'ship_classifier.py' in report['command']
     assert np.mean(list(report['test accuracy by class'].values())) == pytest.approx(accuracy, abs=1e-3)
+    assert report['the same, without the look at the mirror image'] < report['test accuracy, float16 weights as shipped']      # both are told
     mine, kept = Statistics().update(found['features']), reference_statistics('cifar10-test')
     assert kept.n == 10_000 and mine.distance(kept) < 1e-3*kept.distance(reference_statistics('cifar10'))
 
