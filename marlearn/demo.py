@@ -87,7 +87,7 @@ def short_name(name:str)->str:
 def save_figure(fig, path:Path):
     "Write a figure and forget it"
     import matplotlib.pyplot as plt
-    fig.savefig(path, dpi=150); plt.close(fig)
+    fig.savefig(path, dpi=150, bbox_inches='tight', pad_inches=.05); plt.close(fig)
 
 # %% ../nbs/21_demo.ipynb #5c7a6d1c
 @torch.no_grad()
