@@ -2,13 +2,14 @@
 
     python scripts/run_lessons.py 11_mar 12_generate     (nothing: all of them, in order)
 
-Progress bars and logs (stderr) are dropped, figures become palette images where that changes no pixel visibly, and nbdev-clean does the rest."""
+Progress bars, logs (stderr) and widgets, which need a kernel, are dropped, figures become palette images where that changes no pixel visibly, and nbdev-clean does the rest."""
 import argparse, base64, io, subprocess, sys, time
 from pathlib import Path
 import nbformat, numpy as np
 from nbclient import NotebookClient
 from PIL import Image
 
+WIDGET = 'application/vnd.jupyter.widget-view+json'
 root = Path(__file__).resolve().parent.parent
 
 def smaller(png:str)->str:
@@ -25,9 +26,10 @@ def run(path:Path):
     NotebookClient(notebook, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
     for cell in notebook.cells:
         if cell.cell_type != 'code': continue
-        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and WIDGET not in o.get('data', {})]
         for o in cell.outputs:
             if 'image/png' in o.get('data', {}): o['data']['image/png'] = smaller(o['data']['image/png'])
+    notebook.metadata.pop('widgets', None)
     nbformat.write(notebook, path)
     subprocess.run([Path(sys.executable).parent/'nbdev-clean', '--fname', str(path)], check=True)
 

@@ -309,9 +309,9 @@ def whole_trajectories(v):
     for m in v.find(r'((fit\.)?traj(?:_cfg([\d.]+))?)\.samples_T([\d.]+)'):
         name, scale, T = m[1], float(m[3] or 1), m[4]
         init, noise, c = v[f'{name}.init_noise'], v[f'{name}.step_noise'], v[f'{name}.c']
-        M, states, x0s = len(init), [], []
+        M, states, x0s, head = len(init), [], [], model_of(v, bool(m[2])).head
         with Played([init, *noise[:, :M]]):
-            drawn = model_of(v, bool(m[2])).head.sample(c[:M], z_uncond=c[M:] if m[3] else None, cfg_scale=scale, temperature=float(T), diff_steps=len(noise),
+            drawn = head.sample(c[:M], z_uncond=c[M:] if m[3] else None, cfg_scale=scale, temperature=float(T), diff_steps=len(noise),
                                                         callback=lambda t, xt, x0: (states.append(xt), x0s.append(x0)))
         half = (slice(None), slice(M))                                                # with guidance the second half is carried along and dropped
         v.same(m[0], torch.stack(states), STATE, half); v.same(f'{name}.xstart_T{T}', torch.stack(x0s), STATE, half)
