@@ -192,12 +192,13 @@ class SmallClassifier(nn.Module):
     def logits(self, features): return self.out(features)/9                     # (B, n_classes); a small factor slows the last layer down in training
     def forward(self, images): return self.logits(self.features(images))
 
-# %% ../nbs/14_metrics.ipynb #ba869ade
+# %% ../nbs/14_metrics.ipynb #9623909e
 class ClassifierExtractor(Extractor):
     "A classifier's last features and its probabilities"
     def __init__(self, net:SmallClassifier, name:str, weights:str=''):
         super().__init__()
         self.net, self.name, self.weights = net.eval().requires_grad_(False).to(memory_format=torch.channels_last), name, weights
+        self.eval()
 
     def forward(self, images):
         if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 9: raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W) with sides of at least 9")
@@ -297,7 +298,7 @@ def precision_recall(
     real, fake = real.float(), fake.float()
     return _covered(fake, real, _radii(real, k, chunk), chunk), _covered(real, fake, _radii(fake, k, chunk), chunk)
 
-# %% ../nbs/14_metrics.ipynb #7a2e2099
+# %% ../nbs/14_metrics.ipynb #01bc6fbb
 def _hub_file(path, name, what):
     "A weight file: the given one, or where torch.hub would have kept it; never a download"
     kept = Path(torch.hub.get_dir())/'checkpoints'/name
@@ -320,6 +321,7 @@ class FidelityExtractor(Extractor):
     def __init__(self, net:nn.Module, name:str, weights:str):
         super().__init__()
         self.net, self.name, self.weights = net.eval().requires_grad_(False), name, weights
+        self.eval()
 
     def forward(self, images):
         if images.dim() != 4 or images.shape[1] != 3: raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W)")
