@@ -220,7 +220,9 @@ def test_without_torch_fidelity(monkeypatch, tmp_path):
         with pytest.raises(ImportError, match=r'marlearn\[metrics\]'): make(tmp_path/'x')
 
 class Evil:
-    def __reduce__(self): return open, ('/nowhere/at/all', 'w')
+    "Makes a folder when it is unpickled with code execution"
+    def __init__(self, folder): self.folder = folder
+    def __reduce__(self): return os.mkdir, (str(self.folder),)
 
 def test_inception_with_random_weights(tmp_path, monkeypatch, g):
     pytest.importorskip('torch_fidelity')
@@ -239,8 +241,9 @@ def test_inception_with_random_weights(tmp_path, monkeypatch, g):
     assert result_name('distance', extractor) == 'FID'
     torch.save({'fc.weight': torch.ones(2)}, tmp_path/'other.pth')
     with pytest.raises(ValueError, match='does not fit'): inception(tmp_path/'other.pth')
-    torch.save(Evil(), tmp_path/'evil.pth')
+    torch.save(Evil(tmp_path/'made'), tmp_path/'evil.pth')
     with pytest.raises(ValueError, match='no plain weights'): inception(tmp_path/'evil.pth')
+    assert not (tmp_path/'made').exists()
 
 def test_dinov2_from_a_local_hub(tmp_path, monkeypatch, g):
     pytest.importorskip('torch_fidelity')
@@ -315,6 +318,8 @@ def test_evaluate_pictures(model, small):
     assert result['n'] == 20 and result['pictures per class'] == 2 and result['reference'] == 'shapes, 60 pictures' and result['settings']['ar_steps'] == 2
     (what, floor), = result['floor'].items()
     assert what == '20 real pictures against the other 40' and floor[distance] < result['mean'][distance] and floor[precision] > .5
+    features, lots = extract(small, reference, quiet=True)['features'], torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    assert floor[distance] == pytest.approx(Statistics().update(features[lots[:20]]).distance(Statistics().update(features[lots[20:]])), rel=1e-4)    # held out means held out
     again = evaluate(model, PixelTokenizer(patch=8), reference, n=20, seeds=[1], extractor=small, batch_size=8, **FAST)
     assert again['per seed'][0] == rows[1] and again['standard deviation over seeds'][distance] is None
     assert torch.equal(before, torch.get_rng_state())
