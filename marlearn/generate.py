@@ -106,7 +106,7 @@ def generate(
     generator:torch.Generator|None=None, # all randomness comes from here
     callback:Callable|None=None, # callback(k, tokens (B, N, P), new (B, n) positions) after each step
 )->Tensor: # (B, N, P) float32 tokens
-    "Next-set-of-tokens prediction: condition, draw a set of tokens, put them in, repeat (MAR §3.4, Eq. 4)"
+    "Next-set-of-tokens prediction: condition, draw a set of tokens, put them in, repeat (MAR §3.4, Eq. 3)"
     config, device = model.config, labels.device
     B, N, P, causal = len(labels), config.n_tokens, config.token_dim, config.backbone == 'causal'
     # what is asked for, checked before any work
