@@ -73,7 +73,40 @@ def test_train_then_resume(folder, tmp_path, capsys):
     assert status == 0, err
     assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [2, 4, 6]
 
+@pytest.mark.parametrize('name, more', [('small-kl', ()), ('small-vq', ('--codes', 16))])
+def test_train_a_tokenizer_then_use_it(name, more, folder, tmp_path, capsys):
+    "train-tokenizer on an image folder, measure-tokenizer, and a model on top of it"
+    base = ['train-tokenizer', '--preset', name, '--data', folder, '--out', tmp_path/'t', '--steps', 3, '--batch-size', 4, *more]
+    status, err = run(capsys, *base)
+    assert status == 0, err
+    report = json.loads((tmp_path/'t'/'report.json').read_text())
+    assert report['scale'] > 0 and report['psnr'] > 0 and 'pictures' in report['reference'] and (tmp_path/'t'/'reconstructions.png').exists()
+    assert ('codebook' in report) == (name == 'small-vq')
+    status, err = run(capsys, *base)
+    assert status == 2 and 'already holds a tokenizer' in err
+    status, err = run(capsys, 'measure-tokenizer', '--tokenizer', tmp_path/'t', '--data', folder, '--n', 20, '--out', tmp_path/'m.json')
+    assert status == 0 and json.loads((tmp_path/'m.json').read_text())['n'] == 20, err
+    head = 'cross-entropy' if name == 'small-vq' else 'flow'
+    status, err = run(capsys, 'train', '--preset', 'tiny', '--data', folder, '--tokenizer', tmp_path/'t', '--variant', 'random-causal', '--model.head.kind', head, '--out', tmp_path/'run',
+                      '--train.steps', 2, '--train.batch-size', 4, '--train.sample-every', 0)
+    assert status == 0, err
+    status, err = run(capsys, 'sample', '--checkpoint', tmp_path/'run', '--per-class', 1, '--diff-steps', 2, '--out', tmp_path/'s.png')
+    assert status == 0 and (tmp_path/'s.png').exists(), err
+
+def test_evaluate_names_its_reference_and_seeds(finished, folder, tmp_path, capsys):
+    out, _ = finished
+    status, err = run(capsys, 'evaluate', '--checkpoint', out, '--data', folder, '--n', 8, '--seeds', 2, '--diff-steps', 2, '--out', tmp_path/'e.json')
+    result = json.loads((tmp_path/'e.json').read_text())
+    assert status == 0 and result['seeds'] == [0, 1] and len(result['per seed']) == 2 and '24 pictures' in result['reference'], err
+    assert any(k.startswith('frechet distance, cifar10-classifier') for k in result['mean']) and not any('FID' in k for k in result['mean'])
+
 BAD = {
+    'unknown variant': (['train', '--preset', 'tiny', '--data', '{data}', '--variant', 'spiral', '--out', '{tmp}/v'], "no variant is called 'spiral'"),
+    'codebook head, continuous tokens': (['train', '--preset', 'tiny', '--data', '{data}', '--model.head.kind', 'cross-entropy', '--out', '{tmp}/v'], 'needs a tokenizer with a codebook'),
+    'unknown tokenizer preset': (['train-tokenizer', '--preset', 'giant'], "no tokenizer preset is called 'giant'"),
+    'tokenizer for another size': (['train-tokenizer', '--data', '{data}', '--img-size', '30', '--out', '{tmp}/t'], 'not a multiple'),
+    'missing inception weights': (['evaluate', '--checkpoint', '{run}', '--data', '{data}', '--features', 'inception', '--weights', '{tmp}/none.pth', '--out', '{tmp}/e.json'], 'none.pth is missing'),
+    'order that is none': (['sample', '--checkpoint', '{run}', '--order', 'spiral', '--out', '{tmp}/x.png'], "no order 'spiral'"),
     'missing folder': (['demo', '--data', '{tmp}/nowhere'], 'there is no'),
     'no pictures': (['demo', '--data', '{tmp}/empty'], 'holds no pictures'),
     'not a tar': (['reconstruct', '--data', '{tmp}/text.tar.gz'], 'neither a folder nor a tar'),
