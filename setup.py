@@ -13,7 +13,7 @@ setup(
     author=c['author'], license=c['license'], python_requires='>=' + c['min_python'],
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     # data/pretrained travels inside the wheel, so that `marlearn sample` works without the repository
-    packages=['marlearn', 'marlearn.pretrained'], package_dir={'marlearn': 'marlearn', 'marlearn.pretrained': 'data/pretrained'},
+    packages=['marlearn', 'marlearn.exercises', 'marlearn.pretrained'], package_dir={'marlearn': 'marlearn', 'marlearn.pretrained': 'data/pretrained'},
     package_data={'marlearn.pretrained': ['**/*']}, zip_safe=False,
     install_requires=lines('requirements'), extras_require={'metrics': lines('metrics_requirements'), 'dev': lines('dev_requirements')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['marlearn=marlearn._modidx:d']},
