@@ -23,10 +23,10 @@ def test_one_notebook_one_module():
     for module, (_, stem) in numbers.items(): assert stem[3:] == module, f'{stem} exports {module}'
 
 def arrows(module):
-    tree = ast.parse((ROOT/'marlearn'/f'{module}.py').read_text())
+    tree = ast.parse((ROOT/'marlearn'/f"{module.replace('.', '/')}.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):                       # nbdev writes `from marlearn.data import x` as `from .data import x`
-            full = 'marlearn.'*(node.level == 1) + (node.module or '')
+            full = 'marlearn.'*(node.level == 1 + module.count('.')) + (node.module or '')
             if full.startswith('marlearn.') and full != 'marlearn.': yield full.split('.')[1]
             elif full.strip('.') == 'marlearn': yield from (a.name for a in node.names)
         if isinstance(node, ast.Import): yield from (a.name.split('.')[1] for a in node.names if a.name.startswith('marlearn.'))
@@ -39,6 +39,19 @@ def test_imports_point_to_lower_lessons():
             assert numbers[imported][0] < numbers[module][0], f'{module} imports {imported}, which comes later'
     assert seen > 20                                              # the search itself works
 
+def test_exercises_need_nothing_from_later_lessons():
+    numbers, seen = number_of_module(), 0
+    lessons = {nb.stem[3:]: int(nb.stem[:2]) for nb in NOTEBOOKS if nb.stem[:2].isdigit()}
+    for path in (ROOT/'marlearn'/'exercises').glob('[a-z]*.py'):
+        for imported in arrows(f'exercises.{path.stem}'):
+            seen += 1
+            assert numbers[imported][0] <= lessons[path.stem], f'{path} imports {imported}, which comes later'
+    assert seen > 10
+
+def test_lessons_are_those_of_the_table():
+    from marlearn.course import LESSONS
+    assert {nb.stem for nb in NOTEBOOKS if nb.stem not in ('index', '00_course')} == {l.notebook for l in LESSONS}
+
 @pytest.fixture(scope='module')
 def rebuilt(tmp_path_factory):
     "A copy of the project after nbdev-export and nbdev-clean"
@@ -48,7 +61,7 @@ def rebuilt(tmp_path_factory):
     for command in ('nbdev-export', 'nbdev-clean'): subprocess.run([str(Path(sys.executable).parent/command)], cwd=copy, check=True, capture_output=True)
     return copy
 
-@pytest.mark.parametrize('pattern, how', [('marlearn/*.py', 'nbdev-export'), ('nbs/*.ipynb', 'nbdev-clean')])
+@pytest.mark.parametrize('pattern, how', [('marlearn/*.py', 'nbdev-export'), ('marlearn/exercises/*.py', 'nbdev-export'), ('nbs/*.ipynb', 'nbdev-clean')])
 def test_generated_files_are_up_to_date(rebuilt, pattern, how):
     names = {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern)}
     assert names == {p.relative_to(rebuilt).as_posix() for p in rebuilt.glob(pattern)}, f'run {how}'

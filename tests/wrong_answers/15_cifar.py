@@ -1,0 +1,35 @@
+"Plausible mistakes, which the checks of lesson 15 must refuse"
+import math, torch
+
+def rounds_down(epochs, n, B): return int(epochs*n/B)
+def rounds_each_epoch_up(epochs, n, B): return math.ceil(n/B)*epochs
+
+def gradients_pile_up(model, tokens, labels, opt, generator, clip):
+    model.loss(tokens, labels, generator=generator)['loss'].backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    opt.step()
+
+def clips_too_late(model, tokens, labels, opt, generator, clip):
+    opt.zero_grad()
+    model.loss(tokens, labels, generator=generator)['loss'].backward()
+    opt.step()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+def never_updates(model, tokens, labels, opt, generator, clip):
+    opt.zero_grad()
+    model.loss(tokens, labels, generator=generator)['loss'].backward()
+
+def judged_by_themselves(features, labels, real_features, real_labels):
+    centres = torch.stack([features[labels == c].mean(0) for c in labels.unique()])
+    return (torch.cdist(features, centres).argmin(1) == labels).float().mean()
+
+def judges_the_real_ones(features, labels, real_features, real_labels):
+    centres = torch.stack([real_features[real_labels == c].mean(0) for c in real_labels.unique()])
+    return (torch.cdist(real_features, centres).argmin(1) == real_labels).float().mean()
+
+WRONG = {
+    'check_steps_for': [rounds_down, rounds_each_epoch_up],
+    'check_my_step': [gradients_pile_up, clips_too_late, never_updates],
+    'check_recognised_share': [judged_by_themselves, judges_the_real_ones],
+    'check_next_part': ['a', 'c', 2],
+}
