@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'CIFAR10', 'HOW_TO_PROVIDE', 'shape_distance', 'draw_shapes', 'ImageData', 'join_data', 'cache_dir',
-           'new_folder', 'write_cache', 'read_cache', 'load_shapes', 'centre_crop', 'load_path', 'find_cifar10',
-           'load_data']
+           'new_folder', 'write_cache', 'read_cache', 'load_shapes', 'example_images', 'centre_crop', 'load_path',
+           'find_cifar10', 'load_data']
 
 # %% ../nbs/01_data.ipynb #2f444b53
 import hashlib, io, json, math, os, pickle, shutil, socket, sys, tarfile, tempfile, uuid, warnings
@@ -234,6 +234,12 @@ def load_shapes(
             yield from zip(range(at, n), draw_shapes(labels, rng, img_size), labels)
     def write(): write_cache(folder, (n, 3, img_size, img_size), rows(), {'classes': SHAPES, 'name': 'shapes'})
     return _cached(folder, f'drawn by marlearn (seed {seed})', write)
+
+# %% ../nbs/01_data.ipynb #768d5d84
+def example_images()->tuple[Tensor, Tensor, tuple]: # images (4, 3, 32, 32) in [-1, 1], labels (4,), the names of all ten classes
+    "The four pictures that the whole course works on: a heart, a ring, a star and a moon, from the test split of `shapes`"
+    data = load_shapes('test', n=100)
+    return *data.batch([33, 15, 17, 74]), data.classes
 
 # %% ../nbs/01_data.ipynb #33a8490e
 def centre_crop(
