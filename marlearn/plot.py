@@ -103,7 +103,8 @@ def save_animation(
 
 # %% ../nbs/02_plot.ipynb #10347b62
 def explore(
-    draw:Callable, # draw(**values) shows something; it is called when the button is pressed
+    draw:Callable, # draw(**values) shows something
+    auto:bool=False, # draw whenever a slider is let go, instead of when the button is pressed: for what takes a second
     **sliders, # name=(low, high, step), or name=[choices]
 ):
     "Sliders and a button around any function, the library's own samplers for instance"
@@ -113,4 +114,4 @@ def explore(
         low, high, step = v
         kind = IntSlider if all(isinstance(n, int) for n in v) else FloatSlider
         return kind(min=low, max=high, step=step, value=low + (high - low)/2 if kind is FloatSlider else (low + high)//2, description=name, continuous_update=False)
-    return interactive(draw, {'manual': True, 'manual_name': 'draw'}, **{k: widget(k, v) for k, v in sliders.items()})
+    return interactive(draw, {'manual': not auto, 'manual_name': 'draw'}, **{k: widget(k, v) for k, v in sliders.items()})
