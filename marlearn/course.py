@@ -7,13 +7,13 @@ __all__ = ['LESSONS', 'GLOSSARY', 'EXERCISES', 'Lesson', 'Table', 'lessons_table
            'compare', 'Verdict', 'Exercise', 'exercise', 'progress_file', 'read_progress', 'record', 'load_exercises',
            'progress']
 
-# %% ../nbs/00_course.ipynb #a39e637b
+# %% ../nbs/00_course.ipynb #62baa996
 import datetime, functools, html, importlib, json, math, os, pkgutil, tempfile, textwrap, traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/00_course.ipynb #117d5aaa
+# %% ../nbs/00_course.ipynb #6aff4bdf
 @dataclass(frozen=True)
 class Lesson:
     "A row of the table of contents"
@@ -29,12 +29,12 @@ class Lesson:
     @property
     def notebook(self)->str: return f'{self.number:02d}_{self.name}'
 
-# %% ../nbs/00_course.ipynb #c8ac2f01
+# %% ../nbs/00_course.ipynb #fc44e26c
 LESSONS = (
     Lesson(0, 'start', 'start', 'What happens, step by step, when such a model draws a picture?', 20, (), 'draw with the shipped model and say what each part does', 'the loop around them'),
     Lesson(1, 'data', 'data', 'How do pictures get in, fast and checked?', 25, (0,), 'use CIFAR-10, any folder, or drawn shapes behind one interface', 'pictures and tokens'),
     Lesson(2, 'plot', 'plot', 'How do we look at pictures without fooling ourselves?', 15, (1,), 'make grids, curves, animations and sliders', 'pictures and tokens'),
-    Lesson(3, 'vae', 'autoencoder', 'Which numbers does a picture really need?', 45, (1, 2), 'train a KL autoencoder and say what it loses', 'pictures and tokens'),
+    Lesson(3, 'vae', 'VAE', 'Which numbers does a picture really need?', 45, (1, 2), 'train a KL autoencoder and say what it loses', 'pictures and tokens'),
     Lesson(4, 'vq', 'codebook', 'What does it cost to replace numbers by words of a codebook?', 35, (3,), 'train a vector quantiser and measure its price', 'pictures and tokens'),
     Lesson(5, 'tokenizers', 'tokenizers', 'What is a token?', 30, (3, 4), 'swap pixels, KL and VQ behind one interface, with the right scale', 'pictures and tokens'),
     Lesson(6, 'transformer', 'transformer', 'How can tokens use each other, and how do we know that nothing leaks?', 35, (5,), 'write attention, causal and not, with a key-value cache', 'backbone: what is known, to z'),
@@ -53,7 +53,7 @@ LESSONS = (
     Lesson(22, 'cli', 'command line', 'How is all of it used without a notebook?', 20, (18, 21), 'train, sample and evaluate from a shell', 'judged, and used'),
 )
 
-# %% ../nbs/00_course.ipynb #9451912c
+# %% ../nbs/00_course.ipynb #557c7500
 @dataclass(frozen=True)
 class Table:
     "Rows that a notebook shows as a table and a terminal as text"
@@ -79,7 +79,7 @@ def lessons_table()->Table:
     return Table(('lesson', 'the question it answers', 'minutes', 'before it', 'afterwards you can'),
                  tuple((f'{l.number:02d} {l.title}', l.question, l.minutes, ', '.join(f'{n:02d}' for n in l.needs) or '-', l.can) for l in LESSONS))
 
-# %% ../nbs/00_course.ipynb #72a33f15
+# %% ../nbs/00_course.ipynb #8f882f46
 GLOSSARY = (
     ('B', 'count', 'images in a batch'),
     ('C, H, W', 'counts', 'channels, height and width of an image'),
@@ -116,7 +116,7 @@ def glossary()->Table:
     "The letters and names of the course"
     return Table(('name', 'shape or unit', 'meaning'), GLOSSARY, width=72)
 
-# %% ../nbs/00_course.ipynb #a7e360f5
+# %% ../nbs/00_course.ipynb #a6c17aff
 def concept_map(
     here:str='', # name of a lesson; empty: none is marked
 ):  # a matplotlib Figure
@@ -142,7 +142,7 @@ def concept_map(
     arrow((7.6, 2.5), (1.5, 2.5), .07); ax.text(4.65, 2.76, 'drawn tokens become known ones, set by set, in some order', fontsize=8, ha='center', va='center', color='0.25')
     return fig
 
-# %% ../nbs/00_course.ipynb #543d94f6
+# %% ../nbs/00_course.ipynb #8265bd20
 class Wrong(Exception):
     "An answer is not right: what was seen, what was expected, and for which input"
     def __init__(self,
@@ -187,7 +187,7 @@ def compare(
             raise Wrong(f'{a.flatten()[at].item():.6g} at [{place}]', f'{b.flatten()[at].item():.6g} there', where)
         raise Wrong(a if a.shape else a.item(), b if b.shape else b.item(), where)
 
-# %% ../nbs/00_course.ipynb #0d0d0dee
+# %% ../nbs/00_course.ipynb #c4ca9f76
 @dataclass(frozen=True)
 class Verdict:
     "What a check says"
@@ -245,7 +245,7 @@ def exercise(
         return EXERCISES[number]
     return wrap
 
-# %% ../nbs/00_course.ipynb #367eff61
+# %% ../nbs/00_course.ipynb #bc3adcc1
 def progress_file()->Path:
     "`MARLEARN_PROGRESS`, else marlearn/progress.json in the user's data folder"
     if os.environ.get('MARLEARN_PROGRESS'): return Path(os.environ['MARLEARN_PROGRESS']).expanduser()
