@@ -4,7 +4,12 @@
     marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 16000 --train.lr 1.5e-3 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4000 --train.save-every 2000 --resume
     python scripts/ship_model.py runs/shipped
 
-The first line was stopped (Ctrl-C) after its checkpoint of step 8000; the second goes on from there with a shorter schedule."""
+The first line was stopped (Ctrl-C) after its checkpoint of step 8000; the second goes on from there with a shorter schedule.
+
+The small model of `shapes` in data/pretrained/shapes:
+
+    marlearn train --preset toy --data shapes --out runs/shapes --model.width 96 --model.encoder-blocks 2 --model.decoder-blocks 2 --model.heads 3 --model.head.blocks 2 --model.head.width 128 --train.steps 14000 --train.batch-size 64 --train.ema 0.9995 --train.log-every 100 --train.sample-every 3500 --train.save-every 3500
+    python scripts/ship_model.py runs/shapes --name shapes"""
 import argparse, json, time
 from pathlib import Path
 import numpy as np, torch
@@ -15,9 +20,10 @@ from marlearn.train import RunConfig, TrainConfig, encode_data, latest_checkpoin
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('run', type=Path, help='folder of a run made by `marlearn train`')
-parser.add_argument('--out', type=Path, default=Path('data/pretrained/mar'))
+parser.add_argument('--name', default='mar', choices=['mar', 'shapes'], help='which of the shipped models')
 parser.add_argument('--pictures', type=Path, default=Path('nbs/images'))
 args = parser.parse_args()
+args.out, sections = Path('data/pretrained')/args.name, __doc__.split('\n\n')
 
 folder = latest_checkpoint(args.run)
 c, log = load_checkpoint(folder), read_log(args.run/'log.jsonl')
@@ -42,10 +48,12 @@ shipped = load_checkpoint(args.out)                                # half precis
 started = time.perf_counter()
 images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
 seconds = time.perf_counter() - started
-args.pictures.mkdir(parents=True, exist_ok=True)
-save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
-save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
-report = {'made_by': [*map(str.strip, __doc__.split('\n\n')[1].strip().splitlines()), __doc__.split('\n\n')[2]], 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
+if args.name == 'mar':
+    args.pictures.mkdir(parents=True, exist_ok=True)
+    save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
+    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
+commands = lambda k: [line.strip() for line in sections[k].strip().splitlines()]
+report = {'made_by': [*commands(1), sections[2]] if args.name == 'mar' else commands(4), 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
           'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
           'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}
 (args.out/'report.json').write_text(json.dumps(report, indent=1))
