@@ -15,11 +15,13 @@ root = Path(__file__).resolve().parent.parent
 def smaller(png:str)->str:
     "The same picture with at most 256 colours, if nobody can tell"
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
-    palette, out = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE, kmeans=1), io.BytesIO()
-    apart = np.abs(np.asarray(picture, float) - np.asarray(palette.convert('RGB'), float))
-    palette.save(out, 'png', optimize=True)
-    small = base64.b64encode(out.getvalue()).decode()
-    return small if apart.mean() < 3 and len(small) < len(png) else png
+    for colours, most in ((32, .7), (64, 1), (256, 3)):                  # the mean change of a pixel, of 255, that nobody notices
+        palette, out = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE, kmeans=1), io.BytesIO()
+        apart = np.abs(np.asarray(picture, float) - np.asarray(palette.convert('RGB'), float))
+        palette.save(out, 'png', optimize=True)
+        small = base64.b64encode(out.getvalue()).decode()
+        if apart.mean() < most and len(small) < len(png): return small
+    return png
 
 def run(path:Path):
     notebook = nbformat.read(path, 4)
