@@ -1,4 +1,4 @@
-# make demo | test | lab. Each sets up what it needs first; a second call does not install again.
+# make demo | test | lab | book | test-browser. Each sets up what it needs first; a second call does not install again.
 #   VENV=PATH      another virtual environment        PYTHON=python3.12   another interpreter to make it with
 #   DATA=PATH      pictures for the demo              ARGS="..."          more options for `marlearn demo`
 VENV ?= .venv
@@ -7,8 +7,9 @@ DATA ?=
 ARGS ?=
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.marlearn-installed
+WITH_BOOK := $(VENV)/.marlearn-book
 
-.PHONY: demo test lab setup help
+.PHONY: demo test lab book test-browser setup help
 help:
 	@sed -n '1,3p' Makefile
 
@@ -29,9 +30,26 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@echo "== running every lesson (about 4 minutes on two cores)"
 	@PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print --timing
+	@$(BIN)/python -c "import playwright" 2>/dev/null || echo "== no browser tools here: tests/browser is skipped; make test-browser installs them and runs it"
 	@echo "== running the tests (about 4 minutes)"
 	@PATH="$(BIN):$$PATH" $(BIN)/python -m pytest
 
 lab: $(INSTALLED)
-	@echo "== opening the lessons; start with 00_start.ipynb"
-	@cd nbs && PATH="$(BIN):$$PATH" $(BIN)/jupyter lab 00_start.ipynb $(ARGS)
+	@echo "== opening the index of the lessons"
+	@cd nbs && PATH="$(BIN):$$PATH" $(BIN)/jupyter lab index.ipynb $(ARGS)
+
+$(WITH_BOOK): $(INSTALLED)
+	@echo "== installing what builds the book and drives a browser (half a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,book,browser]'
+	@touch $@
+
+book: $(WITH_BOOK)
+	@echo "== building the book from the stored lessons (about a minute)"
+	@$(BIN)/python scripts/build_book.py
+
+# Chromium comes from the system: from Debian's packages where apt-get may install, else by hand.
+test-browser: $(WITH_BOOK)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "== installing Chromium"; apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "no Chromium here, and apt-get cannot install it: install Chromium or Chrome, then run this again"; exit 1; }
+	@echo "== lessons in JupyterLab, the book, and every lesson in a real kernel (about 10 minutes)"
+	@PATH="$(BIN):$$PATH" MARLEARN_KERNEL=1 $(BIN)/python -m pytest tests/browser

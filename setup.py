@@ -15,6 +15,6 @@ setup(
     # data/pretrained travels inside the wheel, so that `marlearn sample` works without the repository
     packages=['marlearn', 'marlearn.exercises', 'marlearn.pretrained'], package_dir={'marlearn': 'marlearn', 'marlearn.pretrained': 'data/pretrained'},
     package_data={'marlearn.pretrained': ['**/*']}, zip_safe=False,
-    install_requires=lines('requirements'), extras_require={'metrics': lines('metrics_requirements'), 'dev': lines('dev_requirements')},
+    install_requires=lines('requirements'), extras_require={extra: lines(f'{extra}_requirements') for extra in ('metrics', 'dev', 'book', 'browser')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['marlearn=marlearn._modidx:d']},
 )

@@ -1,0 +1,56 @@
+"Three lessons in JupyterLab, as a learner has them: run all cells, move a slider, open a folded solution"
+import re
+import pytest
+
+LESSONS = {'00_start': 'def draw_all_solution', '08_diffusion': 'def noisy_solution', '10_orders': 'def hidden_solution'}
+
+def open_lesson(page, lab, name):
+    page.goto(f'{lab}/lab/workspaces/{name}/tree/{name}.ipynb')
+    page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=60_000)
+    page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="idle"], .jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
+
+def run_all(page):
+    page.locator('.lm-MenuBar-itemLabel', has_text=re.compile('^Run$')).click()
+    page.locator('.lm-Menu-itemLabel', has_text=re.compile('^Run All Cells$')).click()
+    page.wait_for_function("""() => { const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].filter(c => c.querySelector('.cm-content')?.innerText.trim() || c.querySelector('.jp-InputArea-prompt')?.innerText.includes('*'));
+        const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')].map(p => p.innerText);
+        return prompts.some(p => /\\d/.test(p)) && !prompts.some(p => p.includes('*')) && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle' }""", timeout=400_000)
+
+@pytest.mark.parametrize('name', LESSONS)
+def test_lesson_runs_and_its_slider_redraws(page, lab, pictures, name):
+    open_lesson(page, lab, name)
+    run_all(page)
+    errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+    assert errors.count() == 0, errors.first.inner_text()[:800]
+    assert page.locator('.jp-OutputArea-output img').count() > 3
+
+    widget = page.locator('.widget-interact').first
+    widget.scroll_into_view_if_needed()
+    image = widget.locator('img').first
+    image.wait_for(timeout=60_000)                                        # these widgets draw without a button
+    before = image.get_attribute('src')
+    handle = widget.locator('.noUi-handle').first
+    handle.focus()
+    for key in ('ArrowRight', 'ArrowRight', 'ArrowRight'): page.keyboard.press(key)
+    page.wait_for_function('([w, old]) => { const now = w.querySelector("img"); return now && now.src && now.src !== old }', arg=[widget.element_handle(), before], timeout=60_000)
+    page.screenshot(path=pictures/f'lab-{name}-slider.png')
+
+def test_solution_is_folded_and_opens(page, lab, pictures):
+    for name, line in LESSONS.items():
+        open_lesson(page, lab, name)
+        assert page.locator('.jp-Notebook .cm-content', has_text=line).count() == 0, 'the solution must not be seen before it is asked for'
+        folded = page.locator('.jp-CodeCell .jp-InputPlaceholder')
+        for i in range(folded.count()):                                  # checks are folded, too: open until the solution shows
+            folded.first.scroll_into_view_if_needed()
+            folded.first.click()
+            if page.locator('.jp-Notebook .cm-content', has_text=line).count(): break
+        page.locator('.jp-Notebook .cm-content', has_text=line).first.scroll_into_view_if_needed()
+        assert page.locator('.jp-Notebook .cm-content', has_text=line).count() == 1
+        page.screenshot(path=pictures/f'lab-{name}-solution.png')
+
+def test_stored_figures_have_alt_text(page, lab):
+    open_lesson(page, lab, '10_orders')
+    images = page.locator('.jp-OutputArea-output img')
+    assert images.count() > 5
+    missing = [i for i in range(images.count()) if len(images.nth(i).get_attribute('alt') or '') < 20]
+    assert not missing, f'{len(missing)} of {images.count()} figures have no description'
