@@ -1,10 +1,7 @@
 """Turn a finished run into the model that ships in data/pretrained/mar, write its result file, and draw the README's pictures with it. From the repository's root:
 
-    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 20000 --train.lr 1.5e-3 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4000 --train.save-every 2000
-    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 16000 --train.lr 1.5e-3 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4000 --train.save-every 2000 --resume
+    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 18000 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4500 --train.save-every 2000
     python scripts/ship_model.py runs/shipped
-
-The first line was stopped (Ctrl-C) after its checkpoint of step 8000; the second goes on from there with a shorter schedule.
 
 The small model of `shapes` in data/pretrained/shapes:
 
@@ -46,14 +43,14 @@ save_checkpoint(args.out, model=c.model, tokenizer=c.tokenizer, config=config, c
 
 shipped = load_checkpoint(args.out)                                # half precision and back: judge what others will load
 started = time.perf_counter()
-images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
+images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=3.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
 seconds = time.perf_counter() - started
 if args.name == 'mar':
     args.pictures.mkdir(parents=True, exist_ok=True)
     save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
-    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=4.0, temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
-commands = lambda k: [line.strip() for line in sections[k].strip().splitlines()]
-report = {'made_by': [*commands(1), sections[2]] if args.name == 'mar' else commands(4), 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
+    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=3.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
+made_by = sections[{'mar': 1, 'shapes': 3}[args.name]].strip().splitlines()
+report = {'made_by': [line.strip() for line in made_by], 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
           'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
           'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}
 (args.out/'report.json').write_text(json.dumps(report, indent=1))

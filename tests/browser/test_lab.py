@@ -1,20 +1,24 @@
 "Three lessons in JupyterLab, as a learner has them: run all cells, move a slider, open a folded solution"
-import re
+import re, time
 import pytest
 
 LESSONS = {'00_start': 'def draw_all_solution', '08_diffusion': 'def noisy_solution', '10_orders': 'def hidden_solution'}
 
 def open_lesson(page, lab, name):
-    page.goto(f'{lab}/lab/workspaces/{name}/tree/{name}.ipynb')
+    page.goto(f'{lab}/lab/tree/{name}.ipynb?reset')                      # reset: forget what an earlier test had open
     page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=60_000)
-    page.wait_for_selector('.jp-NotebookPanel-toolbar [data-status="idle"], .jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
 
-def run_all(page):
+def run_all(page, seconds=300):
     page.locator('.lm-MenuBar-itemLabel', has_text=re.compile('^Run$')).click()
     page.locator('.lm-Menu-itemLabel', has_text=re.compile('^Run All Cells$')).click()
-    page.wait_for_function("""() => { const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].filter(c => c.querySelector('.cm-content')?.innerText.trim() || c.querySelector('.jp-InputArea-prompt')?.innerText.includes('*'));
-        const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')].map(p => p.innerText);
-        return prompts.some(p => /\\d/.test(p)) && !prompts.some(p => p.includes('*')) && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle' }""", timeout=400_000)
+    started, quiet = time.monotonic(), 0
+    while quiet < 3:                                                     # idle, and nothing waiting, three times in a row
+        assert time.monotonic() - started < seconds, f'not finished after {seconds} s'
+        page.wait_for_timeout(500)
+        prompts = page.locator('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt').all_inner_texts()
+        idle = page.locator('.jp-Notebook-ExecutionIndicator').first.get_attribute('data-status') == 'idle'
+        quiet = quiet + 1 if idle and any(re.search(r'\d', p) for p in prompts) and not any('*' in p for p in prompts) else 0
 
 @pytest.mark.parametrize('name', LESSONS)
 def test_lesson_runs_and_its_slider_redraws(page, lab, pictures, name):
@@ -32,7 +36,11 @@ def test_lesson_runs_and_its_slider_redraws(page, lab, pictures, name):
     handle = widget.locator('.noUi-handle').first
     handle.focus()
     for key in ('ArrowRight', 'ArrowRight', 'ArrowRight'): page.keyboard.press(key)
-    page.wait_for_function('([w, old]) => { const now = w.querySelector("img"); return now && now.src && now.src !== old }', arg=[widget.element_handle(), before], timeout=60_000)
+    for _ in range(120):
+        page.wait_for_timeout(500)
+        now = widget.locator('img').first.get_attribute('src') if widget.locator('img').count() else None
+        if now and now != before: break
+    else: pytest.fail('the slider was moved and the picture stayed the same')
     page.screenshot(path=pictures/f'lab-{name}-slider.png')
 
 def test_solution_is_folded_and_opens(page, lab, pictures):
