@@ -68,7 +68,7 @@ class Sample:
     out:Path = Path('samples.png') # .png; a .gif shows the tokens appearing
     classes:tuple[str, ...] = () # names or numbers; nothing: ten classes spread over all
     per_class:int = 8 # pictures per row
-    cfg_scale:float|None = None # guidance; 1 = none; nothing: 3, or 1 where the model learned no null class
+    cfg_scale:float|None = None # guidance; 1 = none; nothing: 5, or 1 where the model learned no null class
     guidance:Literal['linear', 'constant'] = 'constant' # 'linear', the paper's, starts from none and grows with the share of known tokens; with 16 tokens a constant scale draws clearer objects
     temperature:float = 0.95 # below 1: safer and more alike
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
@@ -86,7 +86,7 @@ class Sample:
         c, folder = open_checkpoint(self.checkpoint, self.raw, device)
         which = torch.tensor([class_number(name, c.classes) for name in self.classes]) if self.classes else pick_classes(len(c.classes))
         dtype, _ = pick_precision(device)
-        cfg_scale = self.cfg_scale if self.cfg_scale is not None else 3.0 if c.model.config.label_drop else 1.0
+        cfg_scale = self.cfg_scale if self.cfg_scale is not None else 5.0 if c.model.config.label_drop else 1.0
         options = {'cfg_scale': cfg_scale, 'generator': torch.Generator(device).manual_seed(self.seed)} | {k: getattr(self, k) for k in SAMPLING}
         print(f"drawing {len(which)*self.per_class} pictures with {'the shipped model' if self.checkpoint is None else folder} ({c.step} steps of training) on {device}")
         if self.out.suffix == '.gif': save_generation(c.model, c.tokenizer, which.to(device), self.out, **options)

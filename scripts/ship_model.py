@@ -43,12 +43,12 @@ save_checkpoint(args.out, model=c.model, tokenizer=c.tokenizer, config=config, c
 
 shipped = load_checkpoint(args.out)                                # half precision and back: judge what others will load
 started = time.perf_counter()
-images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=3.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
+images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=5.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
 seconds = time.perf_counter() - started
 if args.name == 'mar':
     args.pictures.mkdir(parents=True, exist_ok=True)
     save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
-    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=3.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
+    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=5.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
 made_by = sections[{'mar': 1, 'shapes': 3}[args.name]].strip().splitlines()
 report = {'made_by': [line.strip() for line in made_by], 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
           'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},

@@ -63,6 +63,6 @@ def check_recognised_share(answer):
 def check_next_part(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    why = {'a': "the tokenizer's bar: there is little left to gain", 'c': 'a change of the sampler by a fraction of the gap (lesson 08)'}
-    if answer != 'b': raise Wrong(f'{answer!r}, {why[answer]}', 'the part behind the longest gap')
-    return 'The gap between a minute and an hour is the longest that an answer can close.'
+    why = {'a': "at best half of the gap between 'real' and 'through the tokenizer'", 'c': 'a change of the sampler by a fraction of the gap (lesson 08)'}
+    if answer != 'b': raise Wrong(f'{answer!r}, {why[answer]}', 'the part that can close most')
+    return "Training closes the whole gap between 'one minute' and 'shipped'; half of the tokenizer's gap is less."

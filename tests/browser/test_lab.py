@@ -1,5 +1,5 @@
 "Three lessons in JupyterLab, as a learner has them: run all cells, move a slider, open a folded solution"
-import re, time
+import json, re, time, urllib.request
 import pytest
 
 LESSONS = {'00_start': 'def draw_all_solution', '08_diffusion': 'def noisy_solution', '10_orders': 'def hidden_solution'}
@@ -7,6 +7,11 @@ LESSONS = {'00_start': 'def draw_all_solution', '08_diffusion': 'def noisy_solut
 def open_lesson(page, lab, name):
     page.goto(f'{lab}/lab/tree/{name}.ipynb?reset')                      # reset: forget what an earlier test had open
     page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=60_000)
+    for _ in range(120):                                                 # the page shows "idle" too early, and to run then brings up a dialog that asks for a kernel
+        sessions = json.load(urllib.request.urlopen(f'{lab}/api/sessions'))
+        if any(s['path'] == f'{name}.ipynb' and s['kernel']['execution_state'] == 'idle' and s['kernel']['connections'] for s in sessions): break
+        page.wait_for_timeout(500)
+    else: pytest.fail(f'no kernel for {name} within a minute')
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
 
 def run_all(page, seconds=300):
@@ -15,6 +20,7 @@ def run_all(page, seconds=300):
     started, quiet = time.monotonic(), 0
     while quiet < 3:                                                     # idle, and nothing waiting, three times in a row
         assert time.monotonic() - started < seconds, f'not finished after {seconds} s'
+        assert not page.locator('.jp-Dialog').count(), page.locator('.jp-Dialog').inner_text()
         page.wait_for_timeout(500)
         prompts = page.locator('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt').all_inner_texts()
         idle = page.locator('.jp-Notebook-ExecutionIndicator').first.get_attribute('data-status') == 'idle'
