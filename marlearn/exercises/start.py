@@ -6,13 +6,13 @@ __all__ = ['check_left', 'check_draw_all']
 # %% ../../nbs/00_start.ipynb #94d4197e
 import torch
 from ..course import Wrong, compare, exercise
-from ..orders import cosine_counts
 
 # %% ../../nbs/00_start.ipynb #90dd3b82
 @exercise('0.1', 'how many are left?', difficulty=1, minutes=3)
 def check_left(answer):
     "Takes a number"
-    compare(int(answer), 16 - sum(cosine_counts(16, 8)[:5]), 'tokens hidden after step 5 of 8')
+    counts = (1, 1, 1, 2, 3, 2, 3, 3)                        # as printed: cosine_counts(16, 8)
+    compare(int(answer), 16 - sum(counts[:5]), 'tokens hidden after step 5 of 8')
     return 'Half of the tokens in the last three steps: late ones have much to lean on.'
 
 # %% ../../nbs/00_start.ipynb #31c4b199
