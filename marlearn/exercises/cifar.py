@@ -7,8 +7,8 @@ __all__ = ['check_steps_for', 'check_my_step', 'check_recognised_share', 'check_
 import copy, math
 import torch
 from ..course import Wrong, compare, exercise
-from ..presets import tiny
-from ..mar import ImageModel
+from ..heads import HeadConfig
+from ..mar import ImageModel, ModelConfig
 from ..train import TrainConfig, make_optimizer, train_step
 
 # %% ../../nbs/15_cifar.ipynb #ca8d9dfc
@@ -20,9 +20,11 @@ def check_steps_for(answer):
     return "The last one is the paper's ablation run: a quarter of a million steps of 2048 pictures."
 
 # %% ../../nbs/15_cifar.ipynb #e61aaa09
+_TINY = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=32, x0_limit=5.0))
+
 def _tiny_run(step, clip=0.05, steps=3):
     "A tiny model after a few steps on made-up tokens"
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(0); model = ImageModel(tiny().model).train()
+    with torch.random.fork_rng(devices=[]): torch.manual_seed(0); model = ImageModel(_TINY).train()
     for m in model.modules():
         if hasattr(m, 'dropout') and isinstance(m.dropout, float): m.dropout = 0.0
     opt, g = make_optimizer(model, TrainConfig(lr=1e-2)), torch.Generator().manual_seed(1)
