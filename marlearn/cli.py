@@ -279,6 +279,7 @@ def main(argv:list[str]|None=None):
     try:
         command = tyro.cli(_commands(argv), args=argv, prog='marlearn', description='Learn, run and scale MAR: autoregressive image generation without vector quantization.')
         command.run_command() if isinstance(command, Demo) else command.run()
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); sys.exit(141)       # whoever read our output (`head`, say) has gone
     except (ValueError, OSError, FloatingPointError, IndexError) as e:
         if os.environ.get('MARLEARN_DEBUG'): raise
         print(f'marlearn: error: {e}', file=sys.stderr); sys.exit(2)

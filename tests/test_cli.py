@@ -73,6 +73,16 @@ def test_train_then_resume(folder, tmp_path, capsys):
     assert status == 0, err
     assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [2, 4, 6]
 
+def test_progress_shows_what_passed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('MARLEARN_PROGRESS', str(tmp_path/'progress.json'))
+    def shown(*argv): main(['progress', *argv]); return capsys.readouterr().out
+    before = shown('--lesson', '15')
+    from marlearn.exercises.cifar import check_next_part
+    assert check_next_part('b').passed
+    after = shown('--lesson', '15')
+    assert '0 of 4 passed' in before and '1 of 4 passed' in after
+    assert '10.1' in shown() and '10.1' not in after
+
 @pytest.mark.parametrize('name, more', [('small-kl', ()), ('small-vq', ('--codes', 16))])
 def test_train_a_tokenizer_then_use_it(name, more, folder, tmp_path, capsys):
     "train-tokenizer on an image folder, measure-tokenizer, and a model on top of it"
