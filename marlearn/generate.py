@@ -14,6 +14,7 @@ from .ar import Head, check_labels
 from .heads import SAMPLERS
 from .mar import ImageModel
 from .orders import make_counts, make_order
+from .transformer import packed, product_dtype
 
 # %% ../nbs/12_generate.ipynb #48b6545e
 def guidance_at(
@@ -126,14 +127,15 @@ def generate(
     scales = guidance_scales(cfg_scale, N, counts, guidance, N - n_hidden)
     if cfg_scale != 1.0 and config.label_drop == 0: raise ValueError(f"cfg_scale={cfg_scale}: this model was trained with label_drop=0, so there is no null class to be guided away from")
     # the loop
+    backbone = packed(model.backbone, product_dtype(model.backbone))
     nobody, n_known, rows, cache = torch.full_like(labels, config.n_classes), N - n_hidden, 0, None
     for k, (n_new, scale) in enumerate(zip(counts, scales)):
         guided, new = scale != 1.0, order[:, n_known:n_known + n_new]
-        if rows != (1 + guided)*B: rows = (1 + guided)*B; cache = model.backbone.make_cache(rows)     # an empty cache reads what is known by itself
+        if rows != (1 + guided)*B: rows = (1 + guided)*B; cache = backbone.make_cache(rows)     # an empty cache reads what is known by itself
         if guided:                                                              # both classes in one pass
-            z = model.backbone.condition(tokens.repeat(2, 1, 1), torch.cat([labels, nobody]), order.repeat(2, 1), n_known, n_new, cache=cache)
+            z = backbone.condition(tokens.repeat(2, 1, 1), torch.cat([labels, nobody]), order.repeat(2, 1), n_known, n_new, cache=cache)
             z, z_uncond = z.flatten(0, 1).chunk(2)
-        else: z, z_uncond = model.backbone.condition(tokens, labels, order, n_known, n_new, cache=cache).flatten(0, 1), None
+        else: z, z_uncond = backbone.condition(tokens, labels, order, n_known, n_new, cache=cache).flatten(0, 1), None
         drawn = model.head.sample(z, z_uncond=z_uncond, cfg_scale=scale, temperature=temperature, generator=generator, **options)
         tokens = tokens.scatter(1, new.unsqueeze(-1).expand(-1, -1, P), drawn.view(B, n_new, P))
         n_known += n_new

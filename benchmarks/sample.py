@@ -1,0 +1,62 @@
+"""Generation, plain and fast side by side"""
+import argparse, sys
+from pathlib import Path
+import torch
+from marlearn.generate import generate
+from marlearn.mar import ImageModel
+from marlearn.train import autocast, pick_device, pick_precision
+from . import flops, plain
+from .common import MODELS, commit, machine, peak, side_by_side, spread, table, write
+
+BATCH = {'tiny': 4, 'toy': 16, 'mar-b': 2, 'mar-l': 2, 'mar-h': 1}
+GUIDANCE = {'tiny': (1.0, 3.0), 'toy': (1.0, 3.0), 'mar-b': (2.9,), 'mar-l': (2.9,), 'mar-h': (2.9,)}
+APPROXIMATE = {'ar_steps': 8, 'diff_steps': 10, 'sampler': 'dpm++'}           # the mode 'approximate'
+
+def make_model(name, device, seed=0):
+    "Random weights, but none at zero: adaLN layers start there, and a network that answers zero would be no test"
+    torch.manual_seed(seed)
+    model = ImageModel(MODELS[name]).to(device).eval().requires_grad_(False)
+    for p in model.head.parameters():
+        if not p.any(): torch.nn.init.normal_(p, std=.02)
+    return model
+
+def cases(name, batch, scale, device, ar_steps=16, diff_steps=100, seed=0):
+    "Functions that draw the same pictures"
+    model, dtype = make_model(name, device), pick_precision(device)[0]
+    labels = torch.arange(batch, device=device) % model.config.n_classes
+    common = lambda: {'cfg_scale': scale, 'generator': torch.Generator(device).manual_seed(seed)}
+    def fast(**options):
+        with autocast(device, dtype): return generate(model, labels, **{'ar_steps': ar_steps, 'diff_steps': diff_steps} | options | common())
+    return {'plain': lambda: plain.generate(model, labels, ar_steps=ar_steps, diff_steps=diff_steps, **common()), 'fast': fast, 'approximate': lambda: fast(**APPROXIMATE)}
+
+def measure(name, batch, scale, repeats, device, highest, ar_steps=16, diff_steps=100):
+    "One setting's rows of the table"
+    run = cases(name, batch, scale, device, ar_steps, diff_steps)
+    seconds, rows = side_by_side(run, repeats, device), []
+    necessary = flops.generation(MODELS[name], batch, ar_steps, diff_steps, scale != 1.0)
+    for mode, all_seconds in seconds.items():
+        s, exact = spread(all_seconds), mode != 'approximate'
+        rows.append({'model': name, 'mode': mode, 'batch': batch, 'cfg_scale': scale} | ({'ar_steps': ar_steps, 'diff_steps': diff_steps} if exact else APPROXIMATE) |
+                    {'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'], 'seconds_per_image': s['median']/batch,
+                     'flops_necessary': necessary if exact else None, 'share_of_peak': necessary/s['median']/highest if exact else None, 'all_seconds': all_seconds})
+    return rows
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', nargs='+', default=['toy'], choices=list(MODELS))
+    parser.add_argument('--batch', type=int, help='pictures side by side (default: 16 for the toy, 2 for MAR-B and -L, 1 for MAR-H)')
+    parser.add_argument('--ar-steps', type=int, default=16)
+    parser.add_argument('--diff-steps', type=int, default=100)
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--device', default=str(pick_device()))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/sample.json'))
+    args = parser.parse_args()
+    dtype, _ = pick_precision(args.device)
+    highest, rows = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}, []
+    print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
+    for name in args.model:
+        for scale in GUIDANCE[name]:
+            rows += measure(name, args.batch or BATCH[name], scale, args.repeats, args.device, max(highest.values()), args.ar_steps, args.diff_steps)
+            print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 's/image': r['seconds_per_image'], 'of peak': r['share_of_peak'] or '-'} for r in rows],
+                        ['model', 'mode', 'cfg_scale', 'ar_steps', 'diff_steps', 'seconds', 'x plain', 's/image', 'of peak']))
+    write({'what': 'drawing pictures (tokens only)', 'command': ' '.join(['python -m benchmarks.sample', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

@@ -1,0 +1,77 @@
+"""Training steps, plain and fast side by side"""
+import argparse, copy, resource, subprocess, sys, json
+from pathlib import Path
+import torch
+from marlearn.mar import ImageModel, count_parameters
+from marlearn.train import EMA, TrainConfig, make_optimizer, pick_device, pick_precision, step_generator, train_step
+from . import flops, plain
+from .common import MODELS, commit, machine, peak, side_by_side, spread, table, write
+
+BATCH = {'tiny': 8, 'toy': 64, 'mar-b': 4, 'mar-l': 4, 'mar-h': 2}
+
+def work(name, mode, batch, device, seed=0):
+    "A function that does one training step, the same random numbers each time, and the share of it that is necessary work"
+    torch.manual_seed(seed)
+    config = MODELS[name]
+    model = ImageModel(config).to(device).train()
+    tokens, labels = torch.randn(batch, config.n_tokens, config.token_dim, device=device), torch.arange(batch, device=device) % config.n_classes
+    generator = lambda: step_generator(seed, 0, device)
+    if mode == 'plain':
+        average, opt = copy.deepcopy(model).requires_grad_(False), torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.02)
+        return lambda: plain.train_step(model, average, tokens, labels, opt, generator())
+    train = TrainConfig(lr=1e-4)
+    ema, opt, (dtype, _) = EMA(model, 0.9999), make_optimizer(model, train), pick_precision(device)
+    def step():
+        parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
+        ema.update(model, 10**6)
+        return parts
+    return step
+
+def known_tokens(name, device, seed=0):
+    "How many tokens of each image are known in the step that is timed"
+    from marlearn.orders import draw_n_known, make_order
+    c, g = MODELS[name], step_generator(seed, 0, device)
+    torch.randint(2**62, (), generator=g, device=device)                        # the draws that `train_step` makes before it
+    make_order(c.order, BATCH[name], c.n_tokens, g, torch.device(device))
+    return draw_n_known(c.n_tokens, g, c.min_mask_ratio, c.mask_std)
+
+def peak_memory(name, mode, batch, device)->float:
+    "Bytes of one step in a process of its own (on a processor: resident; on a GPU: allocated)"
+    code = f"import benchmarks.train as t; t.report_memory({name!r}, {mode!r}, {batch}, {device!r})"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
+    return float(out.stdout.split()[-1])
+
+def report_memory(name, mode, batch, device):
+    step = work(name, mode, batch, device)
+    for _ in range(2): step()
+    if torch.device(device).type == 'cuda': print(torch.cuda.max_memory_allocated(device))
+    else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
+
+def measure(name, batch, repeats, device, highest, memory=True):
+    "One model's rows of the table"
+    seconds, rows = side_by_side({mode: work(name, mode, batch, device) for mode in ('plain', 'fast')}, repeats, device), []
+    necessary = flops.training(MODELS[name], batch, known_tokens(name, device))
+    for mode, all_seconds in seconds.items():
+        s = spread(all_seconds)
+        rows.append({'model': name, 'mode': mode, 'batch': batch, 'parameters': count_parameters(ImageModel(MODELS[name])), 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'],
+                     'images_per_second': batch/s['median'], 'flops_necessary': necessary, 'gflops_per_second': necessary/s['median']/1e9, 'share_of_peak': necessary/s['median']/highest,
+                     'peak_memory_gb': peak_memory(name, mode, batch, device)/1e9 if memory else None, 'all_seconds': all_seconds})
+    return rows
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', nargs='+', default=['toy'], choices=list(MODELS))
+    parser.add_argument('--batch', type=int, help='images per step (default: 64 for the toy, 4 for MAR-B and -L, 2 for MAR-H)')
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--device', default=str(pick_device()))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/train.json'))
+    args = parser.parse_args()
+    dtype, _ = pick_precision(args.device)
+    highest = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}
+    best, rows = max(highest.values()), []
+    print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
+    for name in args.model:
+        rows += measure(name, args.batch or BATCH[name], args.repeats, args.device, best)
+        print(table([r | {'seconds': r['seconds']['median'], 'memory GB': r['peak_memory_gb'], 'x plain': r['ratio'], 'images/s': r['images_per_second'], 'of peak': r['share_of_peak']} for r in rows],
+                    ['model', 'mode', 'seconds', 'x plain', 'images/s', 'of peak', 'memory GB']))
+    write({'what': 'one training step', 'command': ' '.join(['python -m benchmarks.train', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)
