@@ -9,7 +9,7 @@ def linear(rows, inputs, outputs): return 2*rows*inputs*outputs
 def block(c:ModelConfig, B, L, queries=None):
     "A transformer block over B lists of L rows, of which `queries` are asked for"
     Q, D = L if queries is None else queries, c.width
-    return B*(linear(L, D, 2*D) + linear(Q, D, D) + 2*2*Q*L*D + linear(Q, D, D) + 2*linear(Q, D, int(c.mlp_ratio*D)))
+    return B*(linear(L, D, 3*D) + 2*2*Q*L*D + linear(Q, D, D) + 2*linear(Q, D, int(c.mlp_ratio*D)))
 
 def backbone(c:ModelConfig, B, n_known, queries=None):
     "Encoder on class slots and known tokens, decoder on all; `queries`: rows that the last block must answer for"
@@ -28,15 +28,19 @@ def head_times(c:ModelConfig, T):
     return linear(T, 256, c.head.width) + linear(T, c.head.width, c.head.width)
 
 def training(c:ModelConfig, B, n_known):
-    "A step: forward, and twice that for the gradients"
-    M, L = B*(c.n_tokens - n_known), c.head.noise_levels
-    forward = backbone(c, B, n_known) + linear(M, c.width, c.head.width) + head_times(c, min(L*M, c.head.train_steps)) + head_call(c, L*M)
-    return 3*forward
+    "A step: forward, and twice that for the gradients, except that nobody asks how tokens, noise and sinusoids should change"
+    M, L, T = B*(c.n_tokens - n_known), c.head.noise_levels, c.head.train_steps
+    forward = backbone(c, B, n_known, c.n_tokens - n_known) + linear(M, c.width, c.head.width) + head_times(c, min(L*M, T)) + head_call(c, L*M)
+    inputs = linear(B*n_known, c.token_dim, c.width) + linear(L*M, c.token_dim, c.head.width) + linear(min(L*M, T), 256, c.head.width)
+    return 3*forward - inputs
 
-def generation(c:ModelConfig, B, ar_steps, diff_steps, guided):
-    "B pictures: every step of the backbone, and `diff_steps` calls of the head for every token"
+def generation(c:ModelConfig, B, ar_steps, diff_steps, guided, plain=False):
+    "B pictures: every step of the backbone, and `diff_steps` calls of the head for every token. `plain`: with the work that is not necessary"
     total, n_known, rows = 0, 0, B*(1 + guided)
     for n_new in make_counts('cosine', c.n_tokens, ar_steps):
-        total += backbone(c, rows, n_known, n_new) + linear(rows*n_new, c.width, c.head.width) + diff_steps*head_call(c, rows*n_new)
+        M = rows*n_new
+        conditions = linear(M, c.width, c.head.width)
+        total += backbone(c, rows, n_known, None if plain else n_new) + diff_steps*head_call(c, M)
+        total += diff_steps*(conditions + head_times(c, M)) if plain else conditions
         n_known += n_new
-    return total + head_times(c, diff_steps)
+    return total + (0 if plain else head_times(c, diff_steps))

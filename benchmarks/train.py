@@ -45,6 +45,8 @@ def report_memory(name, mode, batch, device):
     step = work(name, mode, batch, device)
     for _ in range(2): step()
     if torch.device(device).type == 'cuda': print(torch.cuda.max_memory_allocated(device))
+    elif (status := Path('/proc/self/status')).exists():                        # of this process alone; getrusage would remember the parent's
+        print(1024*int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]))
     else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
 
 def measure(name, batch, repeats, device, highest, memory=True):

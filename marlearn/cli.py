@@ -72,7 +72,7 @@ class Sample:
     guidance:Literal['linear', 'constant'] = 'constant' # 'linear', the paper's, starts from none and grows with the share of known tokens; with 16 tokens a constant scale draws clearer objects
     temperature:float = 0.95 # below 1: safer and more alike
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
-    diff_steps:int = 50 # steps of a diffusion or flow head per token
+    diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
@@ -179,7 +179,7 @@ class Evaluate:
     guidance:Literal['linear', 'constant'] = 'linear'
     temperature:float = 1.0
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
-    diff_steps:int = 50
+    diff_steps:int|tuple[int, int] = 50
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None
     order:str|None = None
     schedule:str = 'cosine'

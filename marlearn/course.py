@@ -47,6 +47,7 @@ LESSONS = (
     Lesson(13, 'train', 'train', 'What makes a run of minutes work, and a run of weeks safe?', 45, (11, 12), 'train, average, checkpoint and resume exactly', 'the loop around them'),
     Lesson(14, 'metrics', 'metrics', 'How good are the pictures, and who says so?', 40, (12,), 'measure and know what each number hides', 'judged, and used'),
     Lesson(15, 'cifar', 'all on CIFAR-10', 'Do the parts, put together, draw?', 35, (5, 12, 13, 14), 'run, read and change a whole experiment', 'judged, and used'),
+    Lesson(17, 'speed', 'speed', 'Where does the time go, and what bounds it?', 35, (12, 13), 'find what a network waits for, and measure a change honestly', 'judged, and used'),
     Lesson(18, 'presets', 'presets', 'How is a run written down, from toy to MAR-H?', 20, (13,), "run the paper's configurations and Table 1's variants", 'judged, and used'),
     Lesson(19, 'official', 'official weights', "How do we know that this is the paper's method, to the last digit?", 30, (3, 11), 'load and write official checkpoints', 'judged, and used'),
     Lesson(21, 'demo', 'the demo', 'What happens in the ten minutes of `make demo`?', 20, (13, 18), 'make such a run yourself', 'judged, and used'),

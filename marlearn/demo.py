@@ -179,7 +179,7 @@ class DemoConfig:
     "Settings of the demo"
     data:str|None = None # image folder, tar of one, 'shapes', 'cifar10', or nothing: CIFAR-10 if it can be found, else shapes
     out:Path = Path('runs/demo') # where everything is written
-    minutes:float = 8.0 # for the whole job; the number of training steps follows from the speed measured here
+    minutes:float = 7.5 # for the whole job; the number of training steps follows from the speed measured here
     steps:int|None = None # a fixed number of training steps instead, for a result that can be repeated exactly
     train_tokenizer:bool = False # train the tokenizer as well, with a third of the time, instead of using the shipped one
     per_class:int = 8 # pictures per class in the final grid

@@ -172,7 +172,9 @@ class DiffusionHead(Head):
         eps = torch.randn(L*M, P, generator=generator, device=z.device)
         x0 = target.float().repeat(L, 1)
         xt = add_noise(x0, t, eps, self.schedule)
-        out = self.net(xt, self.net.embed_time(t), self.net.from_z(z).repeat(L, 1))
+        T = len(self.schedule)                                           # no noise level needs to be embedded twice
+        time = self.net.embed_time(t) if len(t) <= T else F.embedding(t, self.net.embed_time(torch.arange(T, device=z.device)))
+        out = self.net(xt, time, self.net.from_z(z).repeat(L, 1))
         return {k: v.view(L, M).mean(0) for k, v in diffusion_loss(out, x0, xt, t, eps, self.schedule).items()}
 
     @torch.no_grad()

@@ -41,6 +41,7 @@ class ModelConfig:
             if getattr(self, name) < 1: raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.width % self.heads: raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
         if self.backbone not in ('mar', 'causal'): raise ValueError(f"backbone={self.backbone!r} must be 'mar' or 'causal'")
+        if self.backbone == 'mar' and self.decoder_blocks < 1: raise ValueError(f"decoder_blocks={self.decoder_blocks} must be at least 1: the decoder is what asks for hidden tokens")
         if self.order not in ORDERS: raise ValueError(f"order={self.order!r} must be one of {', '.join(ORDERS)}")
         if not 0 <= self.label_drop <= 1: raise ValueError(f"label_drop={self.label_drop} must lie in [0, 1]: it is a share of the labels")
         if not 0 <= self.min_mask_ratio <= 1: raise ValueError(f"min_mask_ratio={self.min_mask_ratio} must lie in [0, 1]: it is a share of the tokens")
@@ -81,15 +82,20 @@ class MAR(nn.Module):
     def decode(self,
         encoded:Tensor, # (B, S + n_known, D)
         known:Tensor, # (B, n_known)
-    )->Tensor: # (B, N, D): z of every position
+        asked:Tensor|None=None, # (B, n) positions whose z is wanted, if not all
+    )->Tensor: # (B, N, D): z of every position; (B, n, D) where `asked`
         "Known tokens return to their places, a mask token stands at all others, and every place asks for its content"
         (B, _, D), S, N = encoded.shape, self.config.class_slots, self.config.n_tokens
         x = self.bridge(encoded)
         places = known.unsqueeze(-1).expand(-1, -1, D)
         grid = self.mask_token.to(x.dtype).expand(B, N, D).scatter(1, places, x[:, S:])
         x = torch.cat([x[:, :S], grid], dim=1) + self.decoder_position
-        for block in self.decoder: x = block(x)
-        return self.decoder_norm(x)[:, S:] + self.z_position
+        if asked is None:
+            for block in self.decoder: x = block(x)
+            return self.decoder_norm(x)[:, S:] + self.z_position
+        for block in self.decoder[:-1]: x = block(x)
+        x = self.decoder[-1](x, asked=S + asked)                            # what the last block says of other places nobody reads
+        return self.decoder_norm(x) + take(self.z_position.expand(B, -1, -1), asked)
 
     def forward(self,
         tokens:Tensor, # (B, N, P); what stands at hidden positions is never read
@@ -110,8 +116,10 @@ class MAR(nn.Module):
         n_new:int, # how many come next
         cache:None=None, # nothing can be kept from step to step: every known token looks at every new one
     )->Tensor: # (B, n_new, D)
-        "z of the tokens that come next, as `generate` asks for them"
-        return take(self(tokens, labels, order, n_known), order[:, n_known:n_known + n_new])
+        "z of the tokens that come next: what `forward` says of them, without the work for all others"
+        check_inputs(tokens, labels, self.config.n_tokens, self.config.token_dim, self.config.n_classes)
+        known = order[:, :n_known].sort(dim=1).values
+        return self.decode(self.encode(tokens, labels, known), known, order[:, n_known:n_known + n_new])
 
     def make_cache(self, B:int)->None:
         "No cache: see `condition`"
@@ -140,9 +148,11 @@ class ImageModel(nn.Module):
         order = make_order(config.order, B, N, generator, device)
         n_known = 0 if config.backbone == 'causal' else draw_n_known(N, generator, config.min_mask_ratio, config.mask_std)   # causal: each token is a target
         dropped = torch.rand(B, generator=generator, device=device) < config.label_drop
-        z = self.backbone(tokens, torch.where(dropped, config.n_classes, labels), order, n_known)
+        labels = torch.where(dropped, config.n_classes, labels)
         asked = order if every_token else order[:, n_known:]                             # the head never sees known tokens
-        parts = self.head.loss_parts(take(z, asked).flatten(0, 1), take(tokens, asked).flatten(0, 1), generator=generator)
+        if config.backbone == 'causal' or every_token: z = take(self.backbone(tokens, labels, order, n_known), asked)
+        else: z = self.backbone.condition(tokens, labels, order, n_known, N - n_known)
+        parts = self.head.loss_parts(z.flatten(0, 1), take(tokens, asked).flatten(0, 1), generator=generator)
         parts = {k: v.view(B, -1)[:, -(N - n_known):].mean() for k, v in parts.items()}  # hidden ones come last in the order
         return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 

@@ -1,6 +1,6 @@
 """Write README.md from nbs/index.ipynb (with --check: only tell whether it is up to date). Markdown cells as they are, code cells fenced, text outputs below.
 
-The table of lessons in the index is written first, from `marlearn.course.LESSONS`."""
+Two tables in the index are written first: that of the lessons from `marlearn.course.LESSONS`, that of the timings from benchmarks/results."""
 import json, re, sys
 from pathlib import Path
 
@@ -15,10 +15,29 @@ def lessons_cell()->str:
                       '| | lesson | the question it answers | minutes | before it | afterwards you can |', '|---|---|---|---|---|---|', *rows, '',
                       'Minutes are for reading and running, without the exercises. Missing numbers are kept for lessons to come. How map, glossary and exercises are made is in [00 course](00_course.ipynb).'])
 
-def with_lessons(notebook:dict)->dict:
-    "The index with its table of lessons as it should be"
+def speed_cell()->str:
+    "The cell of the index that compares plain and fast"
+    results = {what: json.loads((root/'benchmarks'/'results'/f'{what}.json').read_text()) for what in ('train', 'sample')}
+    m, lines = results['train']['machine'], []
+    for what, result in results.items():
+        plain = None
+        for row in result['rows']:
+            if row['mode'] == 'plain': plain = row; continue
+            if what == 'train': name = f"training step, {row['model']}, {row['batch']} pictures"
+            else: name = f"drawing {row['batch']} pictures, {row['model']}, " + (f"guidance {row['cfg_scale']:g}" if row['cfg_scale'] != 1 else 'no guidance') + (f", *approximate*: {row['ar_steps']} sets, {row['diff_steps']} steps of {row['sampler']}" if row['mode'] == 'approximate' else '')
+            share = f"{row['share_of_peak']:.0%}" if row['share_of_peak'] else ''
+            memory = f"{plain['peak_memory_gb']:.1f} / {row['peak_memory_gb']:.1f} GB" if row.get('peak_memory_gb') else ''
+            lines.append(f"| {name} | {plain['seconds']['median']:.3g} s | {row['seconds']['median']:.3g} s | {row['ratio']:.1f}x | {share} | {memory} |")
+    peaks = ', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in results['train']['peak_flops'].items())
+    return '\n'.join(['## Speed', '', f"*Plain* is the paper's algorithm written straight down in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); *fast* is what the library does. Both draw the same noise and give the same result, to rounding. Measured in turns in one run ({m['processor']}, {m['threads']} threads, torch {m['torch']}; matrix products reach {peaks} there), medians of {results['train']['repeats']} and {results['sample']['repeats']} runs.", '',
+                      '| | plain | fast | ratio | share of the matrix-product peak | memory |', '|---|---|---|---|---|---|', *lines, '',
+                      'Repeat it with `python -m benchmarks.train --model toy mar-b` and `python -m benchmarks.sample --model toy mar-b`. The share counts necessary work only, and is that of the best matrix product on the same machine.'])
+
+def with_tables(notebook:dict)->dict:
+    "The index with its two tables as they should be"
     for cell in notebook['cells']:
-        if cell['cell_type'] == 'markdown' and ''.join(cell['source']).startswith('## Lessons'): cell['source'] = lessons_cell().splitlines(keepends=True)
+        for title, make in (('## Lessons', lessons_cell), ('## Speed', speed_cell)):
+            if cell['cell_type'] == 'markdown' and ''.join(cell['source']).startswith(title): cell['source'] = make().splitlines(keepends=True)
     return notebook
 
 def render(notebook:dict)->str:
@@ -39,8 +58,8 @@ def render(notebook:dict)->str:
 if __name__ == '__main__':
     index, readme = root/'nbs'/'index.ipynb', root/'README.md'
     before = json.loads(index.read_text(encoding='utf-8'))
-    notebook = with_lessons(json.loads(index.read_text(encoding='utf-8')))
+    notebook = with_tables(json.loads(index.read_text(encoding='utf-8')))
     text = render(notebook)
-    if '--check' in sys.argv: sys.exit(0 if readme.read_text(encoding='utf-8') == text and before == notebook else 'README.md or the table of lessons in nbs/index.ipynb is not up to date: run python scripts/readme.py')
+    if '--check' in sys.argv: sys.exit(0 if readme.read_text(encoding='utf-8') == text and before == notebook else 'README.md or a table in nbs/index.ipynb is not up to date: run python scripts/readme.py')
     if before != notebook: index.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
     readme.write_text(text, encoding='utf-8')

@@ -1,0 +1,68 @@
+"""What each approximation of drawing costs in quality and saves in time: the shipped CIFAR-10 model, Frechet distance in the features of the shipped classifier, three seeds
+
+    python -m benchmarks.front
+
+The times are taken first, side by side; keep the machine idle for that minute. Then all pictures are drawn and judged, which takes about ten minutes on two cores."""
+import argparse, statistics, sys
+from pathlib import Path
+import torch
+from tqdm import tqdm
+from marlearn.generate import generate
+from marlearn.metrics import Statistics, as_saved, cifar10_classifier, reference_statistics
+from marlearn.tokenizers import pretrained
+from marlearn.train import autocast, load_checkpoint, pick_device, pick_precision
+from .common import commit, machine, side_by_side, spread, table, write
+
+EXACT = {'ar_steps': 16, 'diff_steps': 100, 'cfg_scale': 5.0, 'guidance': 'constant'}
+WAYS = {                                                                    # name -> what differs from EXACT, source
+    'exact': ({}, 'MAR (Li et al. 2024)'),
+    'ddpm 50': ({'diff_steps': 50}, 'iDDPM (Nichol & Dhariwal 2021)'),
+    'ddpm 25': ({'diff_steps': 25}, 'iDDPM (Nichol & Dhariwal 2021)'),
+    'ddpm 10': ({'diff_steps': 10}, 'iDDPM (Nichol & Dhariwal 2021)'),
+    'annealed 50 to 5': ({'diff_steps': (50, 5)}, 'DiSA (Zhao et al. 2025)'),
+    'annealed 25 to 3': ({'diff_steps': (25, 3)}, 'DiSA (Zhao et al. 2025)'),
+    'ddim 10': ({'sampler': 'ddim', 'diff_steps': 10}, 'DDIM (Song et al. 2020)'),
+    'dpm++ 10': ({'sampler': 'dpm++', 'diff_steps': 10}, 'DPM-Solver++ (Lu et al. 2022)'),
+    'dpm++ 6': ({'sampler': 'dpm++', 'diff_steps': 6}, 'DPM-Solver++ (Lu et al. 2022)'),
+    '8 sets': ({'ar_steps': 8}, 'MAR (Li et al. 2024)'),
+    '4 sets': ({'ar_steps': 4}, 'MAR (Li et al. 2024)'),
+    '8 sets, exponential': ({'ar_steps': 8, 'schedule': 'exponential'}, 'MaskGIT (Chang et al. 2022)'),
+    '8 sets, checkerboard': ({'ar_steps': 8, 'order': 'checkerboard'}, 'checkerboard order'),
+    '8 sets, halton': ({'ar_steps': 8, 'order': 'halton'}, 'Halton order (Besnier et al. 2025)'),
+    'guidance from 0 to 0.5 known': ({'guidance': (0.0, 0.5)}, 'guidance interval (Kynkaanniemi et al. 2024)'),
+    '8 sets, dpm++ 6': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 6}, 'both'),
+    '8 sets, dpm++ 10': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 10}, 'both'),
+    '8 sets, annealed 25 to 3': ({'ar_steps': 8, 'diff_steps': (25, 3)}, 'both'),
+}
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--n', type=int, default=1000, help='pictures for every way and seed')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--batch', type=int, default=100)
+    parser.add_argument('--device', default=str(pick_device()))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/front.json'))
+    args = parser.parse_args()
+    c, (dtype, _) = load_checkpoint(pretrained('mar'), device=args.device), pick_precision(args.device)
+    extractor, reference = cifar10_classifier(), reference_statistics('cifar10')
+    @torch.no_grad()
+    def draw(labels, seed, options):
+        with autocast(args.device, dtype): tokens = generate(c.model, labels.to(args.device), generator=torch.Generator(args.device).manual_seed(seed), **(EXACT | options))
+        return tokens.float()
+    some = torch.arange(50) % len(c.classes)
+    seconds = side_by_side({name: lambda options=options: draw(some, 0, options) for name, (options, _) in WAYS.items()}, args.repeats, args.device)
+    labels, rows = torch.arange(args.n) % len(c.classes), []
+    for name, (options, source) in WAYS.items():
+        distances, right = [], []
+        for seed in args.seeds:
+            total, hits = Statistics(), 0
+            for i, part in enumerate(tqdm(labels.split(args.batch), desc=f'{name}, seed {seed}', leave=False)):
+                found = extractor(as_saved(c.tokenizer.decode(draw(part, 1000*seed + i, options)).clamp(-1, 1)).cpu())
+                total.update(found['features']); hits += (found['probabilities'].argmax(1) == part).sum().item()
+            distances.append(total.distance(reference)); right.append(hits/args.n)
+        s = spread(seconds[name])
+        rows.append({'way': name, 'source': source, 'options': {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}, 'seconds_per_image': s['median']/len(some), 'seconds': s, 'ratio': spread(seconds['exact'])['median']/s['median'],
+                     'frechet': statistics.mean(distances), 'frechet_sd': statistics.stdev(distances) if len(distances) > 1 else None, 'frechet_all': distances, 'recognised': statistics.mean(right)})
+        print(table([r | {'+-': r['frechet_sd'] or 0.0, 'x exact': r['ratio']} for r in rows[-1:]], ['way', 'seconds_per_image', 'x exact', 'frechet', '+-', 'recognised']).splitlines()[-1], flush=True)
+    write({'what': 'quality and time of approximations', 'command': ' '.join(['python -m benchmarks.front', *sys.argv[1:]]), 'settings': {'exact': EXACT, 'n': args.n, 'seeds': args.seeds}, 'machine': machine(args.device), 'commit': commit(), 'rows': rows}, args.out)
