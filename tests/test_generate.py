@@ -5,7 +5,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from marlearn.ar import take
-from marlearn.generate import generate, guidance_at, guidance_scales, known_first
+from marlearn.generate import annealed, generate, guidance_at, guidance_scales, known_first
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.orders import ORDERS, SCHEDULES, cosine_counts, make_order, random_order, raster_order
@@ -300,3 +300,52 @@ def test_guidance_needs_a_null_class_that_was_learned():
     model = make_model(label_drop=0.0)
     with pytest.raises(ValueError, match='label_drop=0'): draw(model, cfg_scale=2.0)
     draw(model)
+
+# --- fewer diffusion steps for late tokens --------------------------------------------------------------------------------------------
+
+def test_annealed_is_a_straight_line():
+    assert annealed(7, 3) == [7, 7, 7] and annealed((50, 5), 10) == [50, 45, 40, 35, 30, 25, 20, 15, 10, 5]
+    assert annealed((9, 2), 1) == [9] and annealed((3, 6), 4) == [3, 4, 5, 6] and annealed((9, 2), 0) == []
+
+@pytest.mark.parametrize('backbone', ['mar', 'causal'])
+def test_every_set_gets_its_diffusion_steps(models, backbone, monkeypatch):
+    seen, sample = [], models[backbone].head.sample
+    monkeypatch.setattr(models[backbone].head, 'sample', lambda *a, **kw: seen.append(kw['diff_steps']) or sample(*a, **kw))
+    draw(models[backbone], diff_steps=(9, 2))
+    assert seen == annealed((9, 2), len(seen)) and seen[0] == 9 and seen[-1] == 2
+    assert torch.equal(draw(models[backbone], diff_steps=(4, 4)), draw(models[backbone], diff_steps=4))
+
+@pytest.mark.parametrize('diff_steps', [(5,), (5, 4, 3), (5, 0), (1001, 5), (5, 2.5), 'ab', ()])
+def test_annealing_that_makes_no_sense(models, diff_steps):
+    with pytest.raises(ValueError, match='diff_steps'): draw(models['mar'], diff_steps=diff_steps)
+
+# --- copies for drawing -----------------------------------------------------------------------------------------------------------------
+
+def test_a_changed_weight_is_seen_by_the_next_drawing():
+    model = make_model('mar')
+    before = draw(model)
+    assert torch.equal(draw(model), before)
+    for layer in (model.backbone.decoder[0].mlp.up, model.head.net.blocks[0].ada):
+        with torch.no_grad(): layer.weight += .1
+        after = draw(model)
+        assert not torch.equal(after, before)
+        fresh = make_model('mar'); fresh.load_state_dict(model.state_dict())
+        assert torch.equal(draw(fresh), after)
+        before = after
+
+def test_a_changed_part_of_the_backbone_is_seen(monkeypatch):
+    model = make_model('mar'); before = draw(model)
+    monkeypatch.setattr(model.backbone.decoder_norm, 'forward', lambda x: torch.zeros_like(x))
+    assert not torch.equal(draw(model), before)
+
+def test_a_network_with_its_own_forward_is_asked_itself():
+    model = make_model('mar')
+    class Silent(type(model.head.net)):
+        def forward(self, xt, time, condition): return torch.zeros(len(xt), self.outputs)
+    before = draw(model); model.head.net.__class__ = Silent
+    assert not torch.equal(draw(model), before)
+
+def test_half_precision_and_back():
+    model = make_model('mar'); full = draw(model)
+    with torch.autocast('cpu', torch.bfloat16): half = draw(model)
+    assert not torch.equal(half, full) and torch.equal(draw(model), full)

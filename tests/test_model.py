@@ -6,6 +6,7 @@ from marlearn.heads import DiffusionHead, HeadConfig
 from marlearn.mar import ImageModel, ModelConfig, take
 from marlearn.orders import cosine_counts, draw_n_known, mask_from_order, mask_ratio, random_order
 from marlearn.presets import PRESETS, preset
+from marlearn.transformer import dropout
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer, load_tokenizer, patchify, pretrained, save_tokenizer, unpatchify
 from marlearn.vae import VAE, VAEConfig
 
@@ -177,3 +178,31 @@ def test_presets_have_the_published_size(name, parameters):
 def test_unknown_preset_names_the_known_ones():
     with pytest.raises(ValueError, match='toy'): preset('huge')
     assert set(PRESETS) >= {'tiny', 'toy'}
+
+@pytest.mark.parametrize('n_known, n_new', [(0, 1), (0, 16), (5, 4), (15, 1)])
+def test_z_of_the_next_tokens_is_that_of_the_whole_pass(inputs, n_known, n_new):
+    "The last block answers for asked places only; nothing else may change, gradients included"
+    tokens, labels, order = inputs
+    model, wanted, gradients = make_model(), None, []
+    for z in (lambda m: take(m(tokens, labels, order, n_known), order[:, n_known:n_known + n_new]), lambda m: m.condition(tokens, labels, order, n_known, n_new)):
+        model.zero_grad(); found = z(model.backbone); found.square().sum().backward()
+        if wanted is not None: assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        wanted = found.detach()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.backbone.parameters() if p.grad is not None]))
+    assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+def test_a_masked_model_needs_a_decoder():
+    with pytest.raises(ValueError, match='decoder_blocks=0 must be at least 1'): ModelConfig(decoder_blocks=0)
+
+@pytest.mark.parametrize('p', [0.1, 0.5, 0.999])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_dropout_drops_the_share_it_was_asked_for(p, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(1001, 1003, dtype=dtype, requires_grad=True)
+    y = dropout(x, p); y.float().sum().backward()
+    share, n = (y == 0).float().mean().item(), y.numel()
+    assert abs(share - p) < 5*(p*(1 - p)/n)**.5 + 1e-5                                     # five standard deviations, and the step of 1/65536
+    assert torch.equal(x.grad == 0, y == 0) and torch.equal(x.grad.unique(), y.detach().unique())
+    columns = (y == 0).float().mean(0)                                                     # no place is special
+    assert (columns - p).abs().max() < 6*(p*(1 - p)/1001)**.5
+    assert dropout(x, p, training=False) is x and dropout(x, 0.0) is x
