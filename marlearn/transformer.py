@@ -145,8 +145,11 @@ class PackedLinear(nn.Module):
         self.dtype, self.outputs, self.blocks = dtype, len(weight), None
         self.weight, self.bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
         if weight.device.type == 'cpu' and torch.backends.mkldnn.is_available():
-            try: self.blocks, self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), 64), None      # 64: rows to expect
-            except (AttributeError, RuntimeError): pass              # not in this build, or not for this dtype: the usual kernel serves
+            try:
+                self.blocks = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), 64)      # 64: rows to expect
+                self(self.weight[:1])                                # does it work?
+                self.weight = None
+            except (AttributeError, RuntimeError): self.blocks = None     # not in this build, or not for this dtype: the usual kernel serves
 
     def forward(self, x):
         if self.blocks is None: return F.linear(x.to(self.dtype), self.weight, self.bias)

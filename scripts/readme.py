@@ -31,7 +31,7 @@ def speed_cell()->str:
     peaks = ', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in results['train']['peak_flops'].items())
     return '\n'.join(['## Speed', '', f"*Plain* is the paper's algorithm written straight down in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); *fast* is what the library does. Both draw the same noise and give the same result, to rounding. Measured in turns in one run ({m['processor']}, {m['threads']} threads, torch {m['torch']}; matrix products reach {peaks} there), medians of {results['train']['repeats']} and {results['sample']['repeats']} runs.", '',
                       '| | plain | fast | ratio | share of the matrix-product peak | memory |', '|---|---|---|---|---|---|', *lines, '',
-                      'Repeat it with `python -m benchmarks.train --model toy mar-b` and `python -m benchmarks.sample --model toy mar-b`. The share counts necessary work only, and is that of the best matrix product on the same machine.'])
+                      '![Left: how many times as fast as the plain algorithm. Right: Frechet distance over time for many ways of drawing](images/speed.png)', '', 'Repeat it with `python -m benchmarks.train --model toy mar-b` and `python -m benchmarks.sample --model toy mar-b`. The share counts necessary work only, and is that of the best matrix product on the same machine.'])
 
 def with_tables(notebook:dict)->dict:
     "The index with its two tables as they should be"

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 load_exercises()
 BY_LESSON = {l: [e for e in EXERCISES.values() if e.lesson == l.number] for l in LESSONS}
 CASES = [(l, e) for l, es in BY_LESSON.items() for e in es]
-WITH_EXERCISES = [l for l in LESSONS if l.number <= 15 or l.number == 19]
+WITH_EXERCISES = [l for l in LESSONS if l.number <= 15 or l.number in (17, 19)]
 
 def code_cells(lesson): return [''.join(c['source']) for c in json.loads((ROOT/'nbs'/f'{lesson.notebook}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
 
