@@ -24,20 +24,20 @@ WAYS = {                                                                    # na
     'ddim 10': ({'sampler': 'ddim', 'diff_steps': 10}, 'DDIM (Song et al. 2020)'),
     'dpm++ 10': ({'sampler': 'dpm++', 'diff_steps': 10}, 'DPM-Solver++ (Lu et al. 2022)'),
     'dpm++ 6': ({'sampler': 'dpm++', 'diff_steps': 6}, 'DPM-Solver++ (Lu et al. 2022)'),
-    '8 sets': ({'ar_steps': 8}, 'MAR (Li et al. 2024)'),
-    '4 sets': ({'ar_steps': 4}, 'MAR (Li et al. 2024)'),
-    '8 sets, exponential': ({'ar_steps': 8, 'schedule': 'exponential'}, 'MaskGIT (Chang et al. 2022)'),
-    '8 sets, checkerboard': ({'ar_steps': 8, 'order': 'checkerboard'}, 'checkerboard order'),
-    '8 sets, halton': ({'ar_steps': 8, 'order': 'halton'}, 'Halton order (Besnier et al. 2025)'),
-    'guidance from 0 to 0.5 known': ({'guidance': (0.0, 0.5)}, 'guidance interval (Kynkaanniemi et al. 2024)'),
-    '8 sets, dpm++ 6': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 6}, 'both'),
-    '8 sets, dpm++ 10': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 10}, 'both'),
-    '8 sets, annealed 25 to 3': ({'ar_steps': 8, 'diff_steps': (25, 3)}, 'both'),
+    'ddpm 25, 8 sets': ({'diff_steps': 25, 'ar_steps': 8}, 'MAR (Li et al. 2024)'),
+    'ddpm 25, 4 sets': ({'diff_steps': 25, 'ar_steps': 4}, 'MAR (Li et al. 2024)'),
+    'ddpm 25, 8 sets, exponential': ({'diff_steps': 25, 'ar_steps': 8, 'schedule': 'exponential'}, 'MaskGIT (Chang et al. 2022)'),
+    'ddpm 25, 8 sets, checkerboard': ({'diff_steps': 25, 'ar_steps': 8, 'order': 'checkerboard'}, 'checkerboard order'),
+    'ddpm 25, 8 sets, halton': ({'diff_steps': 25, 'ar_steps': 8, 'order': 'halton'}, 'Halton order (Besnier et al. 2025)'),
+    'ddpm 25, guided up to half': ({'diff_steps': 25, 'guidance': (0.0, 0.5)}, 'guidance interval (Kynkaanniemi et al. 2024)'),
+    'dpm++ 6, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 6}, 'both'),
+    'dpm++ 10, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 10}, 'both'),
+    'annealed 25 to 3, 8 sets': ({'ar_steps': 8, 'diff_steps': (25, 3)}, 'both'),
 }
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--n', type=int, default=1000, help='pictures for every way and seed')
+    parser.add_argument('--n', type=int, default=500, help='pictures for every way and seed')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--batch', type=int, default=100)
