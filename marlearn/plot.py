@@ -50,6 +50,7 @@ def show_images(
     "Pictures in rows, without interpolation"
     page = image_grid(images, ncols)
     nrows = -(-len(images)//min(ncols, len(images)))
+    if len(row_names) > nrows: raise ValueError(f"{len(row_names)} row_names for {nrows} row{'s' if nrows > 1 else ''}: {len(images)} pictures in rows of ncols={ncols}")
     fig, ax = plt.subplots(figsize=(size*min(ncols, len(images)), size*nrows + (0.35 if title else 0)), layout='constrained')
     ax.imshow(page, cmap='gray', vmin=0, vmax=255, interpolation='nearest')    # gray and its limits: for one channel only
     ax.set_xticks([]); ax.set_yticks([])
