@@ -183,7 +183,7 @@ class DemoConfig:
     steps:int|None = None # a fixed number of training steps instead, for a result that can be repeated exactly
     train_tokenizer:bool = False # train the tokenizer as well, with a third of the time, instead of using the shipped one
     per_class:int = 8 # pictures per class in the final grid
-    cfg_scale:float = 5.0 # guidance of the final grid; 1 = none
+    cfg_scale:float = 4.0 # guidance of the final grid; 1 = none
     guidance:str = 'constant' # 'linear', the paper's, leaves the first tokens nearly unguided: with sixteen tokens and minutes of training these decide too much
     temperature:float = 0.95 # of the final grid
     diff_steps:int = 50 # sampling steps of the head
