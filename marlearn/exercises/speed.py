@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['check_head_flops', 'check_whole', 'check_stopwatch', 'check_first_change']
 
-# %% ../../nbs/17_speed.ipynb #5e68715e
+# %% ../../nbs/17_speed.ipynb #28518484
 import math, statistics
 from ..course import Wrong, compare, exercise
 
-# %% ../../nbs/17_speed.ipynb #39ac8cfb
+# %% ../../nbs/17_speed.ipynb #6e8dc8cf
 @exercise('17.1', 'count', difficulty=1, minutes=10)
 def check_head_flops(answer):
     "Takes your `head_flops(M, P, W, blocks)`"
@@ -17,14 +17,14 @@ def check_head_flops(answer):
         compare(answer(M, P, W, blocks), 2*M*(P*W + blocks*5*W*W + 2*W*W + 2*P*W), f'head_flops({M}, {P}, {W}, {blocks})')
     return 'Three of the five products of a block are modulation: about half of the head, as the lesson said.'
 
-# %% ../../nbs/17_speed.ipynb #3afc85b7
+# %% ../../nbs/17_speed.ipynb #01095ecb
 @exercise('17.2', 'Amdahl', difficulty=1, minutes=5)
 def check_whole(answer):
     "Takes your `whole(p, s)`"
     for p, s in ((.5, 2), (.6, 4), (1, 3), (0, 100), (.6, 1e9)): compare(answer(p, s), 1/((1 - p) + p/s), f'whole({p}, {s:g})')
     return 'The last one: products in no time at all, and the whole is only 2.5 times as fast.'
 
-# %% ../../nbs/17_speed.ipynb #26a20f61
+# %% ../../nbs/17_speed.ipynb #3f12b5d9
 class _Machine:
     "A pretended computer: its clock moves only when functions run"
     def __init__(self, costs, first=0.0, slow=range(0)): self.now, self.calls, self.costs, self.first, self.slow, self.seen = 0.0, 0, costs, first, slow, set()
@@ -49,7 +49,7 @@ def check_stopwatch(answer):
         if not abs(factor - right) < .25*right: raise Wrong(f'a factor of {factor:.2f}', f'{right:g}', name)
     return 'Warm up, take turns, use the median: so do the benchmarks of this project.'
 
-# %% ../../nbs/17_speed.ipynb #7458085f
+# %% ../../nbs/17_speed.ipynb #ccd1f2ab
 @exercise('17.4', 'which change first?', difficulty=1, minutes=5)
 def check_first_change(answer):
     "Takes 'a', 'b' or 'c'"
