@@ -99,10 +99,11 @@ def reconstruct(
     return tokenizer.decode(tokenizer.encode(images)).clamp(-1, 1)
 
 def save_reconstructions(images:Tensor, recon:Tensor, path:Path, most:int=30):
-    "Originals above, reconstructions below, in strips of ten"
-    strips = [t for i in range(0, min(len(images), most), 10) for t in (images[i:i+10], recon[i:i+10])]
+    "Originals above, reconstructions below, in strips of ten (a last strip that would not be full is left out)"
+    n = min(len(images), most); ncols = min(n, 10)
+    strips = [t for i in range(0, n - n % ncols, ncols) for t in (images[i:i+ncols], recon[i:i+ncols])]
     rows = ['original', 'tokenizer']*(len(strips)//2)
-    save_figure(show_images(torch.cat(strips), ncols=10, row_names=rows, title=f'mean PSNR {psnr(images, recon).mean():.1f} dB'), path)
+    save_figure(show_images(torch.cat(strips), ncols=ncols, row_names=rows, title=f'mean PSNR {psnr(images, recon).mean():.1f} dB'), path)
 
 @torch.no_grad()
 def save_generation(
