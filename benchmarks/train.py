@@ -18,7 +18,11 @@ def work(name, mode, batch, device, seed=0):
     generator = lambda: step_generator(seed, 0, device)
     if mode == 'plain':
         average, opt = copy.deepcopy(model).requires_grad_(False), torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.02)
-        return lambda: plain.train_step(model, average, tokens, labels, opt, generator())
+        def plain_step():
+            g = generator()
+            torch.randint(2**62, (), generator=g, device=device)                # the library draws dropout's seed first: the same order and mask for both
+            return plain.train_step(model, average, tokens, labels, opt, g)
+        return plain_step
     train = TrainConfig(lr=1e-4)
     ema, opt, (dtype, _) = EMA(model, 0.9999), make_optimizer(model, train), pick_precision(device)
     def step():
@@ -27,12 +31,12 @@ def work(name, mode, batch, device, seed=0):
         return parts
     return step
 
-def known_tokens(name, device, seed=0):
+def known_tokens(name, batch, device, seed=0):
     "How many tokens of each image are known in the step that is timed"
     from marlearn.orders import draw_n_known, make_order
     c, g = MODELS[name], step_generator(seed, 0, device)
     torch.randint(2**62, (), generator=g, device=device)                        # the draws that `train_step` makes before it
-    make_order(c.order, BATCH[name], c.n_tokens, g, torch.device(device))
+    make_order(c.order, batch, c.n_tokens, g, torch.device(device))
     return draw_n_known(c.n_tokens, g, c.min_mask_ratio, c.mask_std)
 
 def peak_memory(name, mode, batch, device)->float:
@@ -52,7 +56,7 @@ def report_memory(name, mode, batch, device):
 def measure(name, batch, repeats, device, highest, memory=True):
     "One model's rows of the table"
     seconds, rows = side_by_side({mode: work(name, mode, batch, device) for mode in ('plain', 'fast')}, repeats, device), []
-    necessary = flops.training(MODELS[name], batch, known_tokens(name, device))
+    necessary = flops.training(MODELS[name], batch, known_tokens(name, batch, device))
     for mode, all_seconds in seconds.items():
         s = spread(all_seconds)
         rows.append({'model': name, 'mode': mode, 'batch': batch, 'parameters': count_parameters(ImageModel(MODELS[name])), 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'],

@@ -68,8 +68,8 @@ class Sample:
     out:Path = Path('samples.png') # .png; a .gif shows the tokens appearing
     classes:tuple[str, ...] = () # names or numbers; nothing: ten classes spread over all
     per_class:int = 8 # pictures per row
-    cfg_scale:float|None = None # guidance; 1 = none; nothing: 5, or 1 where the model learned no null class
-    guidance:Literal['linear', 'constant'] = 'constant' # 'linear', the paper's, starts from none and grows with the share of known tokens; with 16 tokens a constant scale draws clearer objects
+    cfg_scale:float|None = None # guidance; 1 = none; nothing: 5 where it is constant, 4 where it is linear, 1 where the model learned no null class
+    guidance:Literal['linear', 'constant']|None = None # 'linear', the paper's, starts from none and grows with the share of known tokens; nothing: constant for up to 64 tokens, with which it draws clearer objects, else linear
     temperature:float = 0.95 # below 1: safer and more alike
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
@@ -86,8 +86,9 @@ class Sample:
         c, folder = open_checkpoint(self.checkpoint, self.raw, device)
         which = torch.tensor([class_number(name, c.classes) for name in self.classes]) if self.classes else pick_classes(len(c.classes))
         dtype, _ = pick_precision(device)
-        cfg_scale = self.cfg_scale if self.cfg_scale is not None else 5.0 if c.model.config.label_drop else 1.0
-        options = {'cfg_scale': cfg_scale, 'generator': torch.Generator(device).manual_seed(self.seed)} | {k: getattr(self, k) for k in SAMPLING}
+        guidance = self.guidance or ('constant' if c.model.config.n_tokens <= 64 else 'linear')
+        cfg_scale = self.cfg_scale if self.cfg_scale is not None else {'constant': 5.0, 'linear': 4.0}[guidance] if c.model.config.label_drop else 1.0
+        options = {'cfg_scale': cfg_scale, 'generator': torch.Generator(device).manual_seed(self.seed)} | {k: getattr(self, k) for k in SAMPLING} | {'guidance': guidance}
         print(f"drawing {len(which)*self.per_class} pictures with {'the shipped model' if self.checkpoint is None else folder} ({c.step} steps of training) on {device}")
         if self.out.suffix == '.gif': save_generation(c.model, c.tokenizer, which.to(device), self.out, **options)
         else: save_class_grid(draw_grid(c.model, c.tokenizer, c.classes, which, self.per_class, dtype=dtype, **options), which, c.classes, self.out)

@@ -64,7 +64,8 @@ if __name__ == '__main__':
     print(f'{len(TRAININGS)} trainings of {args.minutes:g} minutes, {args.jobs} at a time: about {len(TRAININGS)*(args.minutes + 1)/args.jobs:.0f} minutes')
     def one(c):
         out = subprocess.run([sys.executable, __file__, '--cell', *c, '--minutes', str(args.minutes), '--data', args.data, '--n', str(args.n), '--seed', str(args.seed)],
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        if out.returncode: raise RuntimeError(f"{' '.join(c)} failed:\n{out.stderr[-2000:]}")
         rows = json.loads(out.stdout.splitlines()[-1])
         for r in rows: print(f"{r['variant']:22} {r['head']:14} guidance {r['cfg_scale']:g}: distance {r['frechet']:6.1f}, recognised {r['recognised']:.2f}, {r['images_seen']} pictures seen", flush=True)
         return rows

@@ -58,6 +58,14 @@ def test_flops_of_a_generation(cfg_scale):
     needed = flops.generation(model.config, 2, 4, 7, cfg_scale != 1.0)
     assert needed < counter.get_total_flops() == flops.generation(model.config, 2, 4, 7, cfg_scale != 1.0, plain=True)
 
+@pytest.mark.parametrize('batch', [3, 8])
+def test_both_modes_hide_the_tokens_that_are_counted(batch, monkeypatch):
+    seen = []
+    def watch(*args): seen.append(draw_n_known(*args)); return seen[-1]
+    monkeypatch.setattr('marlearn.mar.draw_n_known', watch); monkeypatch.setattr('benchmarks.plain.draw_n_known', watch)
+    for mode in ('plain', 'fast'): train.work('tiny', mode, batch, 'cpu')()
+    assert seen == [train.known_tokens('tiny', batch, 'cpu')]*2
+
 def test_side_by_side_takes_turns():
     calls = []
     seconds = side_by_side({name: lambda name=name: calls.append(name) for name in 'ab'}, 3, 'cpu')

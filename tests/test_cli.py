@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from marlearn import cli
 from marlearn.cli import main
 from marlearn.demo import DemoConfig, demo, plan_steps
 from marlearn.presets import tiny
@@ -57,6 +58,16 @@ def test_sample_draws_classes_by_name_and_number(finished, tmp_path, capsys):
     assert status == 0 and (tmp_path/'a.png').exists()
     status, err = run(capsys, 'sample', '--checkpoint', out, '--out', tmp_path/'a.gif', '--diff-steps', 3)
     assert status == 0 and Image.open(tmp_path/'a.gif').n_frames == 16
+
+@pytest.mark.parametrize('argv, n_tokens, expected', [((), 16, ('constant', 5.0)), ((), 256, ('linear', 4.0)), (('--guidance', 'linear'), 16, ('linear', 4.0)), (('--cfg-scale', '2'), 16, ('constant', 2.0))])
+def test_guidance_follows_the_number_of_tokens(argv, n_tokens, expected, finished, tmp_path, capsys, monkeypatch):
+    asked, load = {}, cli.load_checkpoint
+    def pretend(*args, **kw):
+        c = load(*args, **kw); object.__setattr__(c.model, 'config', replace(c.model.config, n_tokens=n_tokens)); return c
+    def watch(*args, **kw): asked.update(kw); raise ValueError('seen')
+    monkeypatch.setattr(cli, 'load_checkpoint', pretend); monkeypatch.setattr(cli, 'draw_grid', watch)
+    run(capsys, 'sample', '--checkpoint', finished[0], '--out', tmp_path/'a.png', *argv)
+    assert (asked['guidance'], asked['cfg_scale']) == expected
 
 def test_reconstruct_and_info(folder, tmp_path, capsys):
     assert run(capsys, 'reconstruct', '--data', folder, '--out', tmp_path/'r.png', '--n', 10)[0] == 0 and (tmp_path/'r.png').exists()
