@@ -1,8 +1,9 @@
 """What each approximation of drawing costs in quality and saves in time: the shipped CIFAR-10 model, Frechet distance in the features of the shipped classifier, three seeds
 
+    python -m benchmarks.heads
     python -m benchmarks.front
 
-The times are taken first, side by side; keep the machine idle for that minute. Then all pictures are drawn and judged, which takes about ten minutes on two cores."""
+The first line trains the other heads; --no-heads leaves them out. The times are taken first, side by side; keep the machine idle for that minute. Then all pictures are drawn and judged, which takes about ten minutes on two cores."""
 import argparse, statistics, sys
 from pathlib import Path
 import torch
@@ -10,8 +11,9 @@ from tqdm import tqdm
 from marlearn.generate import generate
 from marlearn.metrics import Statistics, as_saved, cifar10_classifier, reference_statistics
 from marlearn.tokenizers import pretrained
-from marlearn.train import autocast, load_checkpoint, pick_device, pick_precision
+from marlearn.train import autocast, latest_checkpoint, load_checkpoint, pick_device, pick_precision
 from .common import commit, machine, side_by_side, spread, table, write
+from .heads import KINDS, RUNS
 
 EXACT = {'ar_steps': 16, 'diff_steps': 100, 'cfg_scale': 5.0, 'guidance': 'constant'}
 WAYS = {                                                                    # name -> what differs from EXACT, source
@@ -33,6 +35,17 @@ WAYS = {                                                                    # na
     'dpm++ 6, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 6}, 'both'),
     'dpm++ 10, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 10}, 'both'),
     'annealed 25 to 3, 8 sets': ({'ar_steps': 8, 'diff_steps': (25, 3)}, 'both'),
+    'ddpm 10, 4 sets': ({'ar_steps': 4, 'diff_steps': 10}, 'both'),
+    'ddim 10, 4 sets': ({'ar_steps': 4, 'sampler': 'ddim', 'diff_steps': 10}, 'both'),
+}
+TRAINED = {                                                                 # the same with heads of `benchmarks.heads`: name -> what differs, source, head
+    'retrained head, ddpm 25': ({'diff_steps': 25}, 'for comparison', 'diffusion'),
+    'retrained head, ddpm 25, 4 sets': ({'diff_steps': 25, 'ar_steps': 4}, 'for comparison', 'diffusion'),
+    'flow 10': ({'diff_steps': 10}, 'flow matching (Lipman et al. 2022)', 'flow'),
+    'flow 10, 4 sets': ({'diff_steps': 10, 'ar_steps': 4}, 'flow matching (Lipman et al. 2022)', 'flow'),
+    'flow 5, 4 sets': ({'diff_steps': 5, 'ar_steps': 4}, 'flow matching (Lipman et al. 2022)', 'flow'),
+    'energy': ({}, 'energy score (Shao et al. 2025)', 'energy'),
+    'energy, 4 sets': ({'ar_steps': 4}, 'energy score (Shao et al. 2025)', 'energy'),
 }
 
 if __name__ == '__main__':
@@ -41,28 +54,35 @@ if __name__ == '__main__':
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--batch', type=int, default=100)
+    parser.add_argument('--no-heads', action='store_true', help='only the shipped head')
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/front.json'))
     args = parser.parse_args()
     c, (dtype, _) = load_checkpoint(pretrained('mar'), device=args.device), pick_precision(args.device)
+    ways, models = {name: (*way, 'shipped') for name, way in WAYS.items()}, {'shipped': c.model}
+    if not args.no_heads:
+        ways |= TRAINED
+        for kind in KINDS:
+            if not (found := latest_checkpoint(RUNS/kind)): parser.error(f"{RUNS/kind} holds no trained head: run python -m benchmarks.heads first, or give --no-heads")
+            models[kind] = load_checkpoint(found, device=args.device).model
     extractor, reference = cifar10_classifier(), reference_statistics('cifar10')
     @torch.no_grad()
-    def draw(labels, seed, options):
-        with autocast(args.device, dtype): tokens = generate(c.model, labels.to(args.device), generator=torch.Generator(args.device).manual_seed(seed), **(EXACT | options))
+    def draw(labels, seed, options, head):
+        with autocast(args.device, dtype): tokens = generate(models[head], labels.to(args.device), generator=torch.Generator(args.device).manual_seed(seed), **(EXACT | options))
         return tokens.float()
     some = torch.arange(50) % len(c.classes)
-    seconds = side_by_side({name: lambda options=options: draw(some, 0, options) for name, (options, _) in WAYS.items()}, args.repeats, args.device)
+    seconds = side_by_side({name: lambda options=options, head=head: draw(some, 0, options, head) for name, (options, _, head) in ways.items()}, args.repeats, args.device)
     labels, rows = torch.arange(args.n) % len(c.classes), []
-    for name, (options, source) in WAYS.items():
+    for name, (options, source, head) in ways.items():
         distances, right = [], []
         for seed in args.seeds:
             total, hits = Statistics(), 0
             for i, part in enumerate(tqdm(labels.split(args.batch), desc=f'{name}, seed {seed}', leave=False)):
-                found = extractor(as_saved(c.tokenizer.decode(draw(part, 1000*seed + i, options)).clamp(-1, 1)).cpu())
+                found = extractor(as_saved(c.tokenizer.decode(draw(part, 1000*seed + i, options, head)).clamp(-1, 1)).cpu())
                 total.update(found['features']); hits += (found['probabilities'].argmax(1) == part).sum().item()
             distances.append(total.distance(reference)); right.append(hits/args.n)
         s = spread(seconds[name])
-        rows.append({'way': name, 'source': source, 'options': {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}, 'seconds_per_image': s['median']/len(some), 'seconds': s, 'ratio': spread(seconds['exact'])['median']/s['median'],
+        rows.append({'way': name, 'head': head, 'source': source, 'options': {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}, 'seconds_per_image': s['median']/len(some), 'seconds': s, 'ratio': spread(seconds['exact'])['median']/s['median'],
                      'frechet': statistics.mean(distances), 'frechet_sd': statistics.stdev(distances) if len(distances) > 1 else None, 'frechet_all': distances, 'recognised': statistics.mean(right)})
         print(table([r | {'+-': r['frechet_sd'] or 0.0, 'x exact': r['ratio']} for r in rows[-1:]], ['way', 'seconds_per_image', 'x exact', 'frechet', '+-', 'recognised']).splitlines()[-1], flush=True)
     write({'what': 'quality and time of approximations', 'command': ' '.join(['python -m benchmarks.front', *sys.argv[1:]]), 'settings': {'exact': EXACT, 'n': args.n, 'seeds': args.seeds}, 'machine': machine(args.device), 'commit': commit(), 'rows': rows}, args.out)
