@@ -5,7 +5,8 @@ import torch
 from marlearn.generate import generate
 from marlearn.mar import ImageModel
 from marlearn.train import autocast, pick_device, pick_precision
-from . import flops, plain
+from marlearn import plan as flops
+from . import plain
 from .common import MODELS, commit, machine, peak, side_by_side, spread, table, write
 
 BATCH = {'tiny': 4, 'toy': 16, 'mar-b': 2, 'mar-l': 2, 'mar-h': 1}

@@ -34,6 +34,7 @@ class ModelConfig:
     label_drop:float = 0.1 # share of training labels replaced by the null class, for guidance
     min_mask_ratio:float = 0.7 # least share of hidden tokens in training
     mask_std:float = 0.25 # of the normal distribution that this share is drawn from; with few tokens, larger
+    mask_multiple:int = 1 # hidden tokens come in multiples of this; the paper's 256 tokens and a multiple of 8 give 10 lengths instead of 77
     head:HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self):
@@ -45,6 +46,7 @@ class ModelConfig:
         if self.order not in ORDERS: raise ValueError(f"order={self.order!r} must be one of {', '.join(ORDERS)}")
         if not 0 <= self.label_drop <= 1: raise ValueError(f"label_drop={self.label_drop} must lie in [0, 1]: it is a share of the labels")
         if not 0 <= self.min_mask_ratio <= 1: raise ValueError(f"min_mask_ratio={self.min_mask_ratio} must lie in [0, 1]: it is a share of the tokens")
+        if not 1 <= self.mask_multiple <= self.n_tokens: raise ValueError(f"mask_multiple={self.mask_multiple} must lie in 1..{self.n_tokens}, the tokens of an image")
         if self.ar_steps is not None and not 1 <= self.ar_steps <= self.n_tokens: raise ValueError(f"ar_steps={self.ar_steps} must lie in 1..{self.n_tokens}, the tokens of an image")
         if self.backbone == 'causal' and self.ar_steps not in (None, self.n_tokens): raise ValueError(f"ar_steps={self.ar_steps}: a causal backbone draws one token a step, so {self.n_tokens}")
         if round(self.n_tokens**.5)**2 != self.n_tokens: raise ValueError(f"n_tokens={self.n_tokens} is not a square number")
@@ -142,11 +144,13 @@ class ImageModel(nn.Module):
         *,
         generator:torch.Generator|None=None, # order, mask ratio, dropped labels, noise
         every_token:bool=False, # ask the head for known tokens too and leave their loss out afterwards, as the official code does: same mean, more work
+        n_known:int|None=None, # visible tokens; None: drawn here. Several processes must see equally many, or the fastest waits for the slowest
     )->dict[str, Tensor]: # 'loss' and its parts (for a diffusion head 'mse' and 'vlb'), scalars
         "One training step's loss: hide a random part of every image, ask the head for it (MAR §3.4)"
         (B, N, _), config, device = tokens.shape, self.config, tokens.device
         order = make_order(config.order, B, N, generator, device)
-        n_known = 0 if config.backbone == 'causal' else draw_n_known(N, generator, config.min_mask_ratio, config.mask_std)   # causal: each token is a target
+        if config.backbone == 'causal': n_known = 0                                      # each token is a target
+        elif n_known is None: n_known = draw_n_known(N, generator, config.min_mask_ratio, config.mask_std, config.mask_multiple)
         dropped = torch.rand(B, generator=generator, device=device) < config.label_drop
         labels = torch.where(dropped, config.n_classes, labels)
         asked = order if every_token else order[:, n_known:]                             # the head never sees known tokens
@@ -155,6 +159,8 @@ class ImageModel(nn.Module):
         parts = self.head.loss_parts(z.flatten(0, 1), take(tokens, asked).flatten(0, 1), generator=generator)
         parts = {k: v.view(B, -1)[:, -(N - n_known):].mean() for k, v in parts.items()}  # hidden ones come last in the order
         return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
+
+    def forward(self, *args, **kw): return self.loss(*args, **kw)        # what wrappers for several processes call
 
 # %% ../nbs/11_mar.ipynb #10f23854
 def count_parameters(module:nn.Module)->int:

@@ -132,10 +132,11 @@ def draw_n_known(
     generator:torch.Generator|None=None,
     low:float=0.7, # least share of hidden tokens
     std:float=0.25, # of the normal distribution that the share is drawn from
+    multiple:int=1, # hidden tokens come in multiples of this, rounded up: fewer lengths, for code that is compiled for each
 )->int: # visible tokens, the same for every image of the batch, so that all rows have one length
     "How much one training step may see: N - ceil(ratio * N)"
     u = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device if generator else 'cpu')
-    return N - math.ceil(N*mask_ratio(u.cpu(), std=std, low=low).item())
+    return max(0, N - multiple*math.ceil(N*mask_ratio(u.cpu(), std=std, low=low).item()/multiple))
 
 # %% ../nbs/10_orders.ipynb #7afe9006
 def check_steps(

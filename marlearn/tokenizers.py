@@ -209,14 +209,14 @@ class VQTokenizer(Tokenizer):
 
 # %% ../nbs/05_tokenizers.ipynb #7ebb120c
 def save_weights(
-    module:nn.Module, # whose weights to save
+    module:nn.Module|dict, # whose weights to save, or the weights themselves by name
     path:Path, # a .safetensors file
     dtype:torch.dtype|None=None, # store floats in this type; None keeps theirs
     exact:tuple[str, ...]=(), # ends of names that keep their type
 ):
     "Write a module's weights; call it inside `new_folder` to make that atomic"
     kind = lambda k, v: dtype if v.is_floating_point() and not k.endswith(exact) else None
-    weights = {k: v.detach().to('cpu', kind(k, v), copy=True).contiguous() for k, v in module.state_dict().items()}
+    weights = {k: v.detach().to('cpu', kind(k, v), copy=True).contiguous() for k, v in (module if isinstance(module, dict) else module.state_dict()).items()}
     try: save_file(weights, path)
     except SafetensorError as e: raise OSError(f"{path} could not be written: {e}") from None
 

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'RunConfig', 'run_config_from', 'fitted', 'new_model', 'pick_device', 'pick_precision', 'autocast',
            'TokenData', 'encode_data', 'batch_index', 'step_generator', 'seeded_dropout', 'make_optimizer',
-           'learning_rate', 'train_step', 'ema_decay', 'EMA', 'save_checkpoint', 'check_checkpoint',
-           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'read_log', 'fit']
+           'learning_rate', 'train_step', 'ema_decay', 'EMA', 'snapshot', 'save_checkpoint', 'check_checkpoint',
+           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'resume_weights', 'resume_optimizer',
+           'read_log', 'lighter', 'faster', 'Alone', 'Stopped', 'shared_n_known', 'fit']
 
 # %% ../nbs/13_train.ipynb #c0291e5c
-import copy, hashlib, json, math, shutil, time, warnings
-from collections.abc import Callable
+import copy, functools, hashlib, json, math, shutil, time, warnings
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -19,10 +20,14 @@ import numpy as np, torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 from .data import ImageData, new_folder
+from .heads import HeadBlock
 from .mar import ImageModel, ModelConfig, model_config_from
+from .orders import draw_n_known
 from .tokenizers import Tokenizer, load_tokenizer, load_weights, save_tokenizer, save_weights
+from .transformer import Block
 
 # %% ../nbs/13_train.ipynb #ae214d75
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +49,13 @@ class TrainConfig:
     save_every:int = 500 # steps between checkpoints
     keep:int = 2 # checkpoints to keep
     paper_exact:bool = False # as the official code: average without warm-up, constant rate, the head asked for known tokens too
+    accumulate:int = 1 # parts that each process works through one after another before the weights move: less memory, same batch
+    recompute:bool = False # forget what a block computed and do it again for the gradient: much less memory, a third to a half more time
+    compile:bool = False # let `torch.compile` fuse what stands between matrix products; takes a minute first, and a C++ compiler
+    max_skipped:int = 10 # steps in a row whose gradient may be NaN or infinite (they are left out) before the run stops
 
     def __post_init__(self):
-        for name in ('steps', 'batch_size', 'log_every', 'save_every', 'keep'):
+        for name in ('steps', 'batch_size', 'log_every', 'save_every', 'keep', 'accumulate', 'max_skipped'):
             if getattr(self, name) < 1: raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ('lr', 'clip'):
             if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name}={getattr(self, name)} must be positive")
@@ -190,20 +199,23 @@ def batch_index(
     return torch.from_numpy(np.concatenate([_permutation(n, seed, int(e))[at[at//n == e] % n] for e in np.unique(at//n)]))
 
 # %% ../nbs/13_train.ipynb #c6ede66c
+def _mixed(*numbers): return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
 def step_generator(
     seed:int,
     step:int,
     device='cpu',
+    part:int=0, # of the step's batch, where several processes share it, or one does it in several goes
 )->torch.Generator:
-    "The source of all randomness in one step, again from seed and step alone"
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    "The source of all randomness in one part of one step, again from these numbers alone"
+    return torch.Generator(device).manual_seed(_mixed(seed, step, part) if part else _mixed(seed, step))
 
 # %% ../nbs/13_train.ipynb #934d2538
 @contextmanager
 def seeded_dropout(generator:torch.Generator):
     "Let the layers' own random numbers follow from `generator`, and leave the global state as it was"
     device = generator.device
-    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    seed = int(torch.randint(2**62, (), generator=generator)) if device.type == 'cpu' else _mixed(generator.initial_seed(), 1)   # no number is fetched from a GPU: it would have to stop
     place, where = (torch, ()) if device.type == 'cpu' else (getattr(torch, device.type), (device,))
     before = place.get_rng_state(*where)
     place.set_rng_state(torch.Generator(device).manual_seed(seed).get_state(), *where)
@@ -234,25 +246,37 @@ def learning_rate(
     return config.lr*0.5*(1 + math.cos(math.pi*(step - warm)/max(1, config.steps - warm)))
 
 # %% ../nbs/13_train.ipynb #f4fff1cb
+def _gather_gradients(model, on):
+    "Whether the next gradients are to be added up over all processes; alone, there is nothing to do"
+    if hasattr(model, 'set_requires_gradient_sync'): model.set_requires_gradient_sync(on)                  # FSDP2
+    elif hasattr(model, 'require_backward_grad_sync'): model.require_backward_grad_sync = on               # DDP
+
 def train_step(
     model:ImageModel, # in training mode
     tokens:Tensor, # (B, N, P)
     labels:Tensor, # (B,)
     opt:torch.optim.Optimizer,
     *,
-    generator:torch.Generator, # order, mask, noise, dropout
+    generator:torch.Generator|Sequence[torch.Generator], # order, mask, noise, dropout; several: the batch is done in as many parts, one after another
     clip:float=3.0, # largest norm of the gradient
     dtype=torch.float32, # of matrix products; losses stay in float32
     every_token:bool=False, # see `ImageModel.loss`
-)->dict[str, Tensor]: # 'loss', its parts ('mse' and 'vlb' of a diffusion head), 'grad_norm': scalars, still on the device
-    "Loss, gradient, clipped update"
-    with seeded_dropout(generator), autocast(tokens.device, dtype):
-        parts = model.loss(tokens, labels, generator=generator, every_token=every_token)
-    opt.zero_grad(set_to_none=True)
-    parts['loss'].backward()
+    n_known:int|None=None, # the same
+)->dict[str, Tensor]: # 'loss', its parts ('mse' and 'vlb' of a diffusion head), 'grad_norm', 'skipped': scalars, still on the device
+    "Loss, gradient, clipped update; a gradient that is NaN or infinite changes nothing, and 'skipped' is 1"
+    generators, total = generator if isinstance(generator, Sequence) else [generator], {}
+    opt.zero_grad(set_to_none=True)                                                      # first of all: the old gradients need not lie beside the new step's memory
+    for x, y, g in zip(tokens.chunk(len(generators)), labels.chunk(len(generators)), generators, strict=True):
+        _gather_gradients(model, g is generators[-1])
+        with seeded_dropout(g), autocast(tokens.device, dtype): parts = model(x, y, generator=g, every_token=every_token, n_known=n_known)
+        (parts['loss']/len(generators)).backward()
+        total = {k: v.detach()/len(generators) + total.get(k, 0) for k, v in parts.items()}
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    opt.step()
-    return {k: v.detach() for k, v in parts.items()} | {'grad_norm': norm}
+    norm = norm.full_tensor() if hasattr(norm, 'full_tensor') else norm                  # of a sharded model
+    skipped = (~norm.isfinite()).float()
+    if opt.defaults.get('fused'): opt.grad_scale, opt.found_inf = None, skipped          # its kernel looks for itself, on the device
+    if opt.defaults.get('fused') or not skipped: opt.step()
+    return total | {'grad_norm': norm, 'skipped': skipped}
 
 # %% ../nbs/13_train.ipynb #c6895b35
 def ema_decay(
@@ -270,7 +294,8 @@ class EMA:
     @torch.no_grad()
     def update(self, model:nn.Module, step:int):
         "Move a little towards the weights of `model`"
-        mine, theirs = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        here = lambda p: p.to_local() if hasattr(p, 'to_local') else p                   # of a sharded weight, the piece that lies here
+        mine, theirs = [here(p) for p in self.model.parameters()], [here(p.detach()) for p in model.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - (ema_decay(step, self.decay) if self.warm_up else self.decay))
 
 # %% ../nbs/13_train.ipynb #001e0f8b
@@ -280,11 +305,23 @@ def _hash(path):
         while block := f.read(1 << 22): digest.update(block)
     return digest.hexdigest()
 
-def _save_optimizer(opt, model, path):
-    names = {p: name for name, p in model.named_parameters()}
-    tensors = {f'{names[p]}/{k}': v.detach().cpu().contiguous() for p, state in opt.state.items() for k, v in state.items()}
-    try: save_file(tensors, path)
-    except SafetensorError as e: raise OSError(f"{path} could not be written: {e}") from None
+@torch.no_grad()
+def snapshot(
+    model:ImageModel,
+    ema:'EMA|None'=None,
+    opt:torch.optim.Optimizer|None=None,
+    keep:bool=True, # False: help to gather, and throw away
+)->dict[str, dict[str, Tensor]]: # 'model', 'ema', 'optimizer': tensors by name
+    "What a checkpoint stores. Of a sharded model every process must call this: the pieces are put together"
+    def whole(tensors):
+        full = {k: v.full_tensor().cpu() if hasattr(v, 'full_tensor') else v for k, v in tensors.items()}
+        return full if keep else {}
+    state = {'model': whole(model.state_dict())}
+    if ema: state['ema'] = whole(ema.model.state_dict())
+    if opt:
+        names = {p: name for name, p in model.named_parameters()}
+        state['optimizer'] = whole({f'{names[p]}/{k}': v for p, kept in opt.state.items() for k, v in kept.items()})
+    return state
 
 # %% ../nbs/13_train.ipynb #f710903b
 def save_checkpoint(
@@ -298,13 +335,13 @@ def save_checkpoint(
     ema:EMA|None=None,
     opt:torch.optim.Optimizer|None=None, # None: a checkpoint to sample from, not to train on
     dtype:torch.dtype|None=None, # store weights in this type
+    state:dict|None=None, # from `snapshot`, where it was gathered already
+    ranks:dict|None=None, # 'world' and 'parts': among how many processes, and in how many parts, a batch was divided
 ):
     "Everything needed to sample or to go on: safetensors and JSON, with a checksum of each file"
     with new_folder(folder) as new:
-        (new/'config.json').write_text(json.dumps({'step': step, 'run': asdict(config), 'model': asdict(model.config), 'classes': list(classes)}, indent=1))
-        save_weights(model, new/'model.safetensors', dtype)
-        if ema: save_weights(ema.model, new/'ema.safetensors', dtype)
-        if opt: _save_optimizer(opt, model, new/'optimizer.safetensors')
+        (new/'config.json').write_text(json.dumps({'step': step, 'run': asdict(config), 'model': asdict(model.config), 'classes': list(classes), 'ranks': ranks or {'world': 1, 'parts': 1}}, indent=1))
+        for name, tensors in (state or snapshot(model, ema, opt)).items(): save_weights(tensors, new/f'{name}.safetensors', None if name == 'optimizer' else dtype)
         save_tokenizer(tokenizer, new/'tokenizer')
         files = sorted(f for f in new.rglob('*') if f.is_file())
         (new/'state.json').write_text(json.dumps({'step': step, 'sha256': {f.relative_to(new).as_posix(): _hash(f) for f in files}}, indent=1))
@@ -362,19 +399,32 @@ def resume(
     opt:torch.optim.Optimizer,
 )->int: # steps done
     "Put model, average and optimizer back where the checkpoint left them"
+    step = resume_weights(folder, model, ema)
+    resume_optimizer(folder, model, opt)
+    return step
+
+def resume_weights(folder:Path, model:ImageModel, ema:EMA)->int:
+    "The first half of `resume`, for a model that is not sharded yet"
     folder, state = Path(folder), check_checkpoint(folder)
     for name in ('model', 'ema', 'optimizer'):
         if not (folder/f'{name}.safetensors').exists(): raise ValueError(f"{folder} can be sampled from but not resumed: it has no {name}.safetensors")
     load_weights(model, folder/'model.safetensors'); load_weights(ema.model, folder/'ema.safetensors')
-    remembered = {}
+    return state['step']
+
+def resume_optimizer(folder:Path, model:ImageModel, opt:torch.optim.Optimizer):
+    "The second half; of a sharded model every process takes its pieces"
+    folder, remembered = Path(folder), {}
     for key, value in load_file(folder/'optimizer.safetensors').items():
         name, kind = key.rsplit('/', 1)
         remembered.setdefault(name, {})[kind] = value
     names, groups = {p: name for name, p in model.named_parameters()}, opt.param_groups
     if wrong := remembered.keys() ^ names.values(): raise ValueError(f"{folder/'optimizer.safetensors'} does not fit this model: {', '.join(sorted(wrong)[:8])}")
-    places = enumerate(names[p] for group in groups for p in group['params'])           # PyTorch's numbers
-    opt.load_state_dict({'state': {i: remembered[name] for i, name in places}, 'param_groups': opt.state_dict()['param_groups']})
-    return state['step']
+    def placed(p, kept):                               # moments are cut as their weight is
+        if not hasattr(p, 'device_mesh'): return kept
+        from torch.distributed.tensor import distribute_tensor
+        return {k: distribute_tensor(v, p.device_mesh, p.placements, src_data_rank=None) if v.ndim else v for k, v in kept.items()}
+    places = enumerate(p for group in groups for p in group['params'])                   # PyTorch's numbers
+    opt.load_state_dict({'state': {i: placed(p, remembered[names[p]]) for i, p in places}, 'param_groups': opt.state_dict()['param_groups']})
 
 # %% ../nbs/13_train.ipynb #8dff5e4b
 def _changes(old, new, at=''):
@@ -383,12 +433,14 @@ def _changes(old, new, at=''):
         return [c for k in old if k in new for c in _changes(old[k], new[k], f'{at}.{k}' if at else k)]
     return [] if old == new else [f'{at} was {str(old)[:60]}, is {str(new)[:60]}']
 
-def _check_same_run(folder, model, tokenizer, classes, config):
+def _check_same_run(folder, model, tokenizer, classes, config, world=1, parts=1):
     saved, now = json.loads((folder/'config.json').read_text()), json.loads(json.dumps(asdict(config)))
     kept = json.loads((folder/'tokenizer'/'tokenizer.json').read_text())
     other = _changes({'model': saved['model'], 'tokenizer': kept, 'classes': saved['classes']}, {'model': asdict(model.config), 'tokenizer': json.loads(json.dumps(tokenizer.settings())), 'classes': list(classes)})
     if other: raise ValueError(f"{folder} belongs to another run: {'; '.join(other)}")
-    free = {'log_every', 'sample_every', 'save_every', 'keep'}
+    free, before = {'log_every', 'sample_every', 'save_every', 'keep', 'max_skipped', 'accumulate', 'recompute'}, saved.get('ranks', {'world': 1, 'parts': 1})
+    if before['parts'] != parts: warnings.warn(f"a batch was done in {before['parts']} parts and is now done in {parts}: data order and learning rate stay, masks, noise and dropout differ from those of an uninterrupted run (keep processes x accumulate at {before['parts']} to avoid that)")
+    elif before['world'] != world: warnings.warn(f"the run had {before['world']} processes and now has {world}, with the same {parts} parts of a batch: sums are added up in another order, so the weights agree to rounding only")
     changed = _changes({k: v for k, v in saved['run']['train'].items() if k not in free}, now['train'], 'train')
     if changed: warnings.warn(f"resumed with other settings, so the weights will differ from those of an uninterrupted run: {'; '.join(changed)}")
 
@@ -424,7 +476,61 @@ def _save_and_prune(run, keep, *, step, **what):
     save_checkpoint(run/'checkpoints'/f'step-{step:08d}', step=step, **what)
     for old in _checkpoints(run)[:-keep]: shutil.rmtree(old, ignore_errors=True)
 
+def _stop_for_nan(run, step, train, tokens, labels, rank=0):
+    "The run has lost its way: keep the batch that shows it, and say what to do"
+    kept = run/f"bad-batch-step-{step:08d}{f'-rank-{rank}' if rank else ''}.safetensors"
+    save_weights({'tokens': tokens, 'labels': labels}, kept)
+    raise FloatingPointError(f"the gradient is nan or infinite at step {step}: lower lr={train.lr} or use precision='fp32'. Such steps are left out, but there were up to {train.max_skipped} in a row, or the last one of the run was among them; "
+                             f"the last batch lies in {kept}; the last checkpoint, if there is one, is sound")
+
+# %% ../nbs/13_train.ipynb #6f71b2c0
+@contextmanager
+def lighter(model:ImageModel, on:bool=True):
+    "Within it, blocks of backbone and head keep their input only and compute the rest again when the gradient asks (Chen et al. 2016)"
+    blocks = [m for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else []
+    for b in blocks: b.forward = functools.partial(checkpoint, b.forward, use_reentrant=False)
+    try: yield
+    finally:
+        for b in blocks: del b.forward
+
+@contextmanager
+def faster(model:ImageModel, on:bool=True):
+    "Within it, blocks and head are compiled, with lengths left open: one version serves every mask ratio. Where that does not work, a warning, and on without"
+    parts = [m for m in model.modules() if isinstance(m, Block)] + [net for net in [getattr(model.head, 'net', None)] if net is not None] if on else []
+    for m in parts: m.compile(dynamic=True)
+    try:
+        if parts: _try_compiled(model, parts)
+        yield
+    finally:
+        for m in parts: m._compiled_call_impl = None
+
+def _try_compiled(model, parts):
+    c, device = model.config, next(model.parameters()).device
+    try:
+        with seeded_dropout(torch.Generator(device).manual_seed(0)):
+            model.loss(torch.zeros(2, c.n_tokens, c.token_dim, device=device), torch.zeros(2, dtype=torch.long, device=device), generator=torch.Generator(device).manual_seed(0), n_known=c.n_tokens//4)['loss'].backward()
+    except Exception as e:                             # no compiler, an unknown GPU, a full disk: all kinds of errors
+        for m in parts: m._compiled_call_impl = None
+        warnings.warn(f"torch.compile does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); training goes on without it")
+    model.zero_grad(set_to_none=True)
+
 # %% ../nbs/13_train.ipynb #9de88c3b
+class Alone:
+    "What `fit` asks of the processes that share a run; here there is one. `distributed.Ranks` answers for several"
+    rank, world, can_draw = 0, 1, True
+    def prepare(self, model, ema): return model        # -> what `train_step` calls
+    def mean(self, row): return row                    # dict of numbers -> their mean over the processes
+    def any(self, flag): return flag                   # does any process say so?
+    def wait(self): pass                               # for all others
+    def watched(self, step): return nullcontext()      # inside, an error of a missing process gets its name
+
+class Stopped(Exception):
+    "The run was asked to stop, and everything is saved"
+
+def shared_n_known(config:ModelConfig, seed:int, step:int)->int:
+    "How many tokens a step shows, the same on every process, and drawn where no GPU has to be waited for"
+    return draw_n_known(config.n_tokens, step_generator(seed, step, part=2**32 - 1), config.min_mask_ratio, config.mask_std, config.mask_multiple)
+
 def fit(
     model:ImageModel, # changed in place
     data:TokenData,
@@ -437,39 +543,57 @@ def fit(
     resume_from:Path|None=None, # a checkpoint
     on_sample:Callable|None=None, # on_sample(step, model, ema_model) every `sample_every` steps
     stop_at:int|None=None, # leave after this step, as if interrupted
+    ranks:Alone=Alone(), # the processes that share the run
+    should_stop:Callable=lambda: False, # asked after every step; where it says yes, the state is saved and `Stopped` raised
 )->tuple[EMA, list[dict]]: # averaged weights, and the log
     "Train, log and save; stopped at any moment it can be resumed to the same weights"
-    run, train, start = Path(run), config.train, 0
+    run, train, start, first = Path(run), config.train, 0, ranks.rank == 0
+    parts = ranks.world*train.accumulate
+    if train.batch_size % parts: raise ValueError(f"batch_size={train.batch_size} cannot be shared by {ranks.world} processes x accumulate={train.accumulate}: it must be a multiple of {parts}")
+    mine = range(ranks.rank*train.accumulate, (ranks.rank + 1)*train.accumulate)           # the parts of a batch that this process does
     dtype, _ = pick_precision(device, train.precision)
     model.to(device).train()
-    ema, opt = EMA(model, train.ema, warm_up=not train.paper_exact), make_optimizer(model, train)
+    ema = EMA(model, train.ema, warm_up=not train.paper_exact)
     if resume_from:
-        start = resume(resume_from, model, ema, opt)
-        _check_same_run(Path(resume_from), model, tokenizer, classes, config)
-    log = _open_run(run, start)
-    save = lambda step: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, ema=ema, opt=opt)
-    recent, clock = [], time.perf_counter()
-    bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True)
-    with bar, open(run/'log.jsonl', 'a') as log_file:
+        start = resume_weights(resume_from, model, ema)
+        _check_same_run(Path(resume_from), model, tokenizer, classes, config, ranks.world, parts)
+    log = _open_run(run, start) if first else []
+    network = ranks.prepare(model, ema)
+    opt = make_optimizer(model, train)
+    if resume_from: resume_optimizer(resume_from, model, opt)
+    def save(step):
+        state = snapshot(model, ema, opt, keep=first)
+        if first: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, state=state, ranks={'world': ranks.world, 'parts': parts})
+        ranks.wait()
+    recent, in_a_row, clock = [], torch.zeros((), device=device), time.perf_counter()
+    bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True, disable=not first)
+    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute), faster(model, train.compile):
         for step in range(start, train.steps if stop_at is None else min(train.steps, stop_at)):
-            generator = step_generator(train.seed, step, device)
+            generators = [step_generator(train.seed, step, device, part) for part in mine]
             for group in opt.param_groups: group['lr'] = learning_rate(train, step)
-            tokens, labels = data.batch(batch_index(len(data), train.batch_size, step, train.seed), generator, device)
-            recent.append(train_step(model, tokens, labels, opt, generator=generator, clip=train.clip, dtype=dtype, every_token=train.paper_exact))
+            index = batch_index(len(data), train.batch_size, step, train.seed).chunk(parts)
+            tokens, labels = map(torch.cat, zip(*(data.batch(index[part], g, device) for part, g in zip(mine, generators))))
+            n_known = None if parts == 1 and tokens.device.type == 'cpu' else shared_n_known(model.config, train.seed, step)
+            with ranks.watched(step + 1):
+                recent.append(train_step(network, tokens, labels, opt, generator=generators, clip=train.clip, dtype=dtype, every_token=train.paper_exact, n_known=n_known))
+                stop = ranks.any(should_stop())
             ema.update(model, step)
+            in_a_row = (in_a_row + 1)*recent[-1]['skipped']
             bar.update(train.batch_size)
             done, last = step + 1, step + 1 == train.steps
-            save_now = done % train.save_every == 0 or last
+            save_now = done % train.save_every == 0 or last or stop
             if done % train.log_every == 0 or save_now:
-                row = {'step': done} | {k: torch.stack([r[k] for r in recent]).mean().item() for k in recent[0]}
-                now = time.perf_counter()
-                row |= {'lr': opt.param_groups[0]['lr'], 'images_per_second': len(recent)*train.batch_size/(now - clock)}
-                bad = [f'{k} is {row[k]}' for k in ('loss', 'grad_norm') if not math.isfinite(row[k])]
-                if bad: raise FloatingPointError(f"{' and '.join(bad)} at step {done}: lower lr={train.lr} or use precision='fp32'; the last checkpoint, if there is one, is sound")
-                log.append(row); print(json.dumps(row), file=log_file, flush=True)
-                bar.set_postfix(loss=f"{row['loss']:.4f}"); recent, clock = [], now
-            if on_sample and train.sample_every and done % train.sample_every == 0 and not last:
+                if int(in_a_row) >= train.max_skipped or last and in_a_row: _stop_for_nan(run, done, train, tokens, labels, ranks.rank)
+                values, now = {k: torch.stack([r[k] for r in recent]) for k in recent[0]}, time.perf_counter()
+                skipped = int(values['skipped'].sum())
+                if skipped < len(recent):                  # else there is nothing to say yet
+                    row = {'step': done} | ranks.mean({k: v[values['skipped'] == 0].mean().item() for k, v in values.items()})
+                    row |= {'skipped': skipped, 'lr': opt.param_groups[0]['lr'], 'images_per_second': len(recent)*train.batch_size/(now - clock)}
+                    if first: log.append(row); print(json.dumps(row), file=log_file, flush=True)
+                    bar.set_postfix(loss=f"{row['loss']:.4f}"); recent, clock = [], now
+            if on_sample and first and ranks.can_draw and train.sample_every and done % train.sample_every == 0 and not last:
                 on_sample(done, model, ema.model); model.train(); clock = time.perf_counter()
-            if save_now: save(done); clock = time.perf_counter()
+            if save_now and not in_a_row: save(done); clock = time.perf_counter()          # never in the middle of trouble
+            if stop and not last: raise Stopped(f"stopped as asked after step {done}; the state is saved in {run}")
     model.eval()
     return ema, log

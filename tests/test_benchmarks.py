@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from benchmarks import flops, plain, sample, train
+from benchmarks import plain, sample, train
+from marlearn import plan as flops
 from benchmarks.common import MODELS, peak, side_by_side, table
 from marlearn.generate import generate
 from marlearn.orders import draw_n_known, make_order

@@ -6,7 +6,7 @@ from marlearn.course import EXERCISES, LESSONS, Table, load_exercises, progress,
 
 ROOT = Path(__file__).resolve().parent.parent
 load_exercises()
-BY_LESSON = {l: [e for e in EXERCISES.values() if e.lesson == l.number] for l in LESSONS}
+BY_LESSON = {l: [e for e in EXERCISES.values() if e.check.__module__ == f'marlearn.exercises.{l.name}'] for l in LESSONS}       # several lessons share number 18
 CASES = [(l, e) for l, es in BY_LESSON.items() for e in es]
 WITH_EXERCISES = [l for l in LESSONS if l.number <= 15 or l.number in (17, 19)]
 
@@ -32,6 +32,10 @@ def wrong_answers(lesson):
     spec = importlib.util.spec_from_file_location(f'wrong_{lesson.name}', path)
     module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
     return module.WRONG
+
+def test_every_exercise_belongs_to_the_lesson_of_its_number():
+    assert len(CASES) == len(EXERCISES) and all(l.number == e.lesson for l, e in CASES)
+    assert sorted(e.rank for l, e in CASES if l.number == 18) == [1, 2, 3, 4]
 
 ids = lambda case: f'{case[0].notebook}-{case[1].__name__}'
 

@@ -185,8 +185,27 @@ def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is_not(tmp_path):
             return parts
     with seeded_dropout(torch.Generator().manual_seed(0)): model = Spiky(CONFIG)
     model.countdown = 9                                       # the step right before the first checkpoint
-    with pytest.raises(FloatingPointError, match='^grad_norm is nan at step 10: '): start(tmp_path/'run', model=model)
-    assert latest_checkpoint(tmp_path/'run') is None
+    start(tmp_path/'run', model=model)
+    log = read_log(tmp_path/'run'/'log.jsonl')
+    assert sum(r['skipped'] for r in log) == 1 and all(np.isfinite(list(r.values())).all() for r in log)
+    assert not (tmp_path/'run'/'checkpoints'/'step-00000010').exists()    # not in the middle of trouble
+    assert all(p.isfinite().all() for p in model.parameters())
+
+def test_steps_without_a_gradient_stop_the_run_after_a_while_and_leave_their_batch(tmp_path):
+    class Broken(ImageModel):
+        def loss(self, *a, **kw):
+            parts = super().loss(*a, **kw)
+            self.calls += 1
+            if self.calls > 6: parts['loss'] = parts['loss']*torch.nan
+            return parts
+    with seeded_dropout(torch.Generator().manual_seed(0)): model = Broken(CONFIG)
+    model.calls, config = 0, replace(RUN, train=replace(RUN.train, max_skipped=4, log_every=1))
+    with pytest.raises(FloatingPointError, match='at step 10: lower lr=.* up to 4 in a row'): start(tmp_path/'run', config, model=model)
+    assert all(p.isfinite().all() for p in model.parameters())
+    from safetensors.torch import load_file
+    kept = load_file(tmp_path/'run'/'bad-batch-step-00000010.safetensors')
+    assert kept['tokens'].shape == (RUN.train.batch_size, CONFIG.n_tokens, CONFIG.token_dim)
+    assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [1, 2, 3, 4, 5, 6]
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('')

@@ -1,0 +1,137 @@
+"Real processes: two are one, pieces are the whole, kills leave no trace, and who is missing gets named"
+import os, random, shutil, signal, subprocess, sys, tempfile, time
+from pathlib import Path
+import pytest, torch
+from PIL import Image
+from marlearn.data import load_shapes
+from marlearn.latents import write_latents
+from marlearn.tokenizers import load_tokenizer, pretrained
+from marlearn.train import latest_checkpoint, load_checkpoint, read_log
+
+LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made once, below: encoding would take longer than training
+ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
+RUN = ['train', '--preset', 'tiny', '--data', LATENTS, '--train.precision', 'fp32', '--train.sample-every', '0', '--train.log-every', '1']
+
+def command(processes, *args, restarts=0):
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '--max-restarts', str(restarts)] if processes > 1 else []
+    return [sys.executable, *launcher, '-m', 'marlearn', *map(str, args)]
+
+def run(processes, *args, code=0, **kw):
+    done = subprocess.run(command(processes, *args, **kw), capture_output=True, text=True, env=ENV, timeout=300)
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+def start(log, *args, **kw):
+    "Begin, and go on; what is said goes to a file, since a full pipe would stop the run"
+    return subprocess.Popen(command(*args, **kw), env=ENV, stdout=open(log, 'w'), stderr=subprocess.STDOUT)
+
+def weights(folder, ema=False): return torch.cat([p.detach().flatten() for p in load_checkpoint(latest_checkpoint(folder), ema=ema).model.parameters()])
+
+@pytest.fixture(scope='module', autouse=True)
+def latents():
+    shapes, home = load_shapes(n=100), LATENTS.parent
+    for i in range(100):
+        x, y = shapes.batch([i])
+        (home/'pictures'/shapes.classes[y]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((x[0] + 1)*127.5).round().byte().permute(1, 2, 0).numpy()).save(home/'pictures'/shapes.classes[y]/f'{i:02d}.png')
+    write_latents(LATENTS, home/'pictures', load_tokenizer(pretrained('tokenizer')), img_size=32, shard_size=30, quiet=True)
+    yield
+    shutil.rmtree(home)
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    "The same run as one process in two parts, as two processes, and as two processes that hold pieces"
+    home = tmp_path_factory.mktemp('ranks')
+    run(1, *RUN, '--train.accumulate', 2, '--out', home/'one')
+    run(2, *RUN, '--out', home/'ddp')
+    run(2, *RUN, '--shard', '--out', home/'fsdp')
+    return home
+
+@pytest.mark.parametrize('ema', [False, True])
+@pytest.mark.parametrize('how', ['ddp', 'fsdp'])
+def test_two_processes_are_one_that_does_both_parts(runs, how, ema):
+    torch.testing.assert_close(weights(runs/how, ema), weights(runs/'one', ema), rtol=1e-4, atol=2e-5)       # 40 steps; sums in another order
+    a, b = (read_log(runs/f/'log.jsonl') for f in (how, 'one'))
+    assert [r['step'] for r in a] == [r['step'] for r in b] == list(range(1, 41))
+    assert max(abs(x['loss'] - y['loss']) for x, y in zip(a, b)) < 1e-4
+
+def test_parts_differ(tmp_path, runs):
+    run(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
+    assert (weights(tmp_path/'whole') - weights(runs/'one')).abs().max() > 1e-3
+
+def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path):
+    going = start(tmp_path/'log', 2, *RUN, '--train.save-every', 5, '--train.keep', 50, '--out', tmp_path/'run', restarts=2)
+    while not list(tmp_path.glob('run/checkpoints/step-0000000?')): assert going.poll() is None; time.sleep(.02)
+    workers = [int(p) for p in subprocess.run(['pgrep', '-f', f'marlearn train .*{tmp_path}/run'], capture_output=True, text=True).stdout.split()]
+    victims = [p for p in workers if p != going.pid and 'torch.distributed.run' not in Path(f'/proc/{p}/cmdline').read_text()]
+    os.kill(random.choice(victims), signal.SIGKILL)
+    assert going.wait(timeout=100) == 0, (tmp_path/'log').read_text()[-3000:]
+    assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp')) and torch.equal(weights(tmp_path/'run', True), weights(runs/'ddp', True))
+
+@pytest.mark.parametrize('processes, more, how', [(1, ['--train.accumulate', '2'], 'to rounding only'), (1, [], 'masks, noise and dropout differ'), (2, ['--shard'], '')])
+def test_another_number_of_processes_goes_on_and_says_what_changes(runs, tmp_path, processes, more, how):
+    going = start(tmp_path/'log', 2, *RUN, '--train.save-every', 10, '--out', tmp_path/'run')
+    while not (tmp_path/'run/checkpoints/step-00000010').exists(): assert going.poll() is None; time.sleep(.02)
+    going.kill(); going.wait()
+    subprocess.run(['pkill', '-9', '-f', f'marlearn train .*{tmp_path}/run'])
+    said = run(processes, *RUN, '--out', tmp_path/'run', '--resume', *more)
+    assert how in said and ('note' in said) == bool(how)
+    if 'noise' not in how: torch.testing.assert_close(weights(tmp_path/'run'), weights(runs/'one'), rtol=1e-4, atol=2e-5)
+
+def test_killed_ten_times(tmp_path):
+    "One process, ten kills at random moments, each followed by the same command"
+    args = [*RUN, '--train.steps', 150, '--train.save-every', 7]
+    run(1, *args, '--out', tmp_path/'whole')
+    chance = random.Random()
+    for _ in range(10):
+        before = len(read_log(tmp_path/'run/log.jsonl'))
+        going = start(tmp_path/'log', 1, *args, '--auto-resume', '--out', tmp_path/'run')
+        while going.poll() is None and len(read_log(tmp_path/'run/log.jsonl')) <= before: time.sleep(.01)
+        time.sleep(chance.uniform(0, .25))
+        going.kill(); going.wait()
+    run(1, *args, '--auto-resume', '--out', tmp_path/'run')
+    for ema in (False, True): assert torch.equal(weights(tmp_path/'run', ema), weights(tmp_path/'whole', ema))
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_sigterm_saves_and_asks_for_a_requeue(tmp_path, processes):
+    args = [*RUN, '--train.steps', 400, '--train.save-every', 400, '--auto-resume', '--out', tmp_path/'run']
+    going = start(tmp_path/'log', processes, *args)
+    while len(read_log(tmp_path/'run/log.jsonl')) < 5: assert going.poll() is None; time.sleep(.02)
+    going.send_signal(signal.SIGTERM)                                      # torchrun passes it on
+    code, said = going.wait(timeout=60), (tmp_path/'log').read_text()
+    step = read_log(tmp_path/'run/log.jsonl')[-1]['step']
+    assert 5 <= step < 400 and latest_checkpoint(tmp_path/'run').name == f'step-{step:08d}', said[-2000:]
+    if processes == 1: assert code == 75 and 'go on with --resume' in said
+    else: assert code != 0
+
+HANGS = '''
+import sys, time, torch
+from marlearn.data import load_shapes
+from marlearn.distributed import Ranks
+from marlearn.mar import ImageModel
+from marlearn.presets import preset
+from marlearn.tokenizers import PixelTokenizer
+from marlearn.train import RunConfig, TrainConfig, encode_data, fit, fitted
+ranks, tokenizer, pictures = Ranks(timeout=4), PixelTokenizer(8), load_shapes(n=40)
+class Sleepy:
+    data, calls = encode_data(tokenizer, pictures, quiet=True), 0
+    def __len__(self): return len(self.data)
+    def batch(self, *a):
+        Sleepy.calls += 1
+        if ranks.rank == 1 and Sleepy.calls == 4: time.sleep(60)
+        return self.data.batch(*a)
+run = preset('tiny')
+model = fitted(run.model, tokenizer, 32, 10)
+fit(ImageModel(model), Sleepy(), RunConfig(model=model, train=TrainConfig(steps=9, batch_size=16, sample_every=0)), sys.argv[1], tokenizer=tokenizer, classes=pictures.classes, ranks=ranks)
+'''
+
+def test_a_process_that_hangs_is_named(tmp_path):
+    (tmp_path/'hangs.py').write_text(HANGS)
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(tmp_path/'hangs.py'), str(tmp_path/'run')], capture_output=True, text=True, env=ENV, timeout=100)
+    assert done.returncode != 0 and 'TimeoutError: step 4: rank 1 of 2 does not answer' in done.stderr, done.stderr[-3000:]
+    assert time.monotonic() - start < 55
+
+def test_refusals(tmp_path):
+    assert 'cannot be shared by 3 processes' in run(3, *RUN, '--out', tmp_path/'three', code=1)
+    assert 'start them with torchrun' in run(1, *RUN, '--shard', '--out', tmp_path/'alone', code=2)

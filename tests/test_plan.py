@@ -1,0 +1,46 @@
+"A plan's figures, computed again in another way"
+from dataclasses import replace
+import pytest
+from marlearn.cli import main
+from marlearn.plan import GPUS, activation_bytes, mean_known, plan, training
+from marlearn.presets import mar_huge, mar_large
+
+def test_official_training_time():
+    "The official README: MAR-L, 400 epochs, 16 H100, cached latents: 1 day 11 hours"
+    run = mar_large()
+    found = plan(replace(run, train=replace(run.train, steps=400*1_281_167//2048)), gpus=16)
+    assert found['hours'] == pytest.approx(35, rel=.25) and 399 < found['epochs'] < 401
+
+def test_time_is_operations_over_speed():
+    run = mar_huge()
+    found = plan(run, gpus=32, gpu='a100', share=.3, price=2.0)
+    step = training(run.model, 2048, mean_known(run.model))
+    assert found['hours'] == pytest.approx(run.train.steps*step/(32*312e12*.3)/3600)
+    assert found['cost'] == pytest.approx(found['hours']*32*2)
+    assert found['checkpoint on disk'] == 16*found['parameters']*run.train.keep and found['pictures at a time on a GPU'] == 64
+    assert found['  weights, gradients, moments, average'] == 20*found['parameters']
+    assert plan(run, gpus=32, shard=True)['  weights, gradients, moments, average'] == pytest.approx(20*found['parameters']/32 + 4*found['parameters']/40)
+
+def test_mean_of_known_tokens():
+    "Truncated normal of mean 1, std 0.25 on [0.7, 1]: 0.878 of 256 tokens are hidden"
+    import math
+    a = -.3/.25
+    pdf, cdf = math.exp(-a*a/2)/math.sqrt(2*math.pi), .5*(1 + math.erf(a/math.sqrt(2)))
+    ratio = 1 + .25*(pdf - 1/math.sqrt(2*math.pi))/(.5 - cdf)
+    assert mean_known(mar_large().model) == pytest.approx(256*(1 - ratio), abs=1)
+
+@pytest.mark.parametrize('gpu', ['rtx4090', 'a100-40', 'l40s'])
+def test_advice_is_enough_and_recomputing_saves(gpu):
+    run = mar_huge()
+    found = plan(run, gpus=8, gpu=gpu)
+    assert not found['fits']
+    words = found['advice'].split()
+    changed = replace(run, train=replace(run.train, accumulate=int(words[words.index('--train.accumulate') + 1]) if '--train.accumulate' in words else 1, recompute='--train.recompute' in words))
+    assert plan(changed, gpus=8, gpu=gpu, shard='--shard' in words)['fits']
+    assert activation_bytes(run.model, 8, 30, recompute=True) < .5*activation_bytes(run.model, 8, 30)
+
+def test_command_line(capsys):
+    main(['plan', '--preset', 'mar-b-imagenet256', '--gpus', '1', '--gpu', 'rtx4090'])
+    said = capsys.readouterr().out
+    assert 'latents on disk' in said and '41.98 GB' in said and 'IT DOES NOT FIT; it fits with --train.accumulate' in said
+    with pytest.raises(SystemExit): main(['plan', '--gpus', '7'])
