@@ -344,7 +344,8 @@ def _tokenizer_preset(name):
 def main(argv:list[str]|None=None):
     "Entry point of the `marlearn` command"
     argv = sys.argv[1:] if argv is None else argv
-    warnings.showwarning = lambda message, *_, **__: print(f'marlearn: note: {message}', file=sys.stderr)
+    first = os.environ.get('RANK', '0') == '0'                              # of several processes, one speaks
+    warnings.showwarning = lambda message, *_, **__: print(f'marlearn: note: {message}', file=sys.stderr) if first else None
     try:
         command = tyro.cli(_commands(argv), args=argv, prog='marlearn', description='Learn, run and scale MAR: autoregressive image generation without vector quantization.')
         command.run_command() if isinstance(command, Demo) else command.run()

@@ -116,11 +116,11 @@ def write_latents(
     if (folder/'plan.json').exists():
         before = json.loads((folder/'plan.json').read_text())
         if other := [f'{k} was {str(before.get(k))[:60]}, is {str(plan[k])[:60]}' for k in plan if before.get(k) != plan[k]]: raise ValueError(f"{folder} holds latents of something else: {'; '.join(other)}: choose another folder")
-    if need > (free := shutil.disk_usage(folder).free): raise OSError(f"{folder} needs {need/1e9:.1f} GB more for {len(names)} pictures, and {free/1e9:.1f} GB are free: nothing was written")
+    if need > (free := shutil.disk_usage(folder).free): raise OSError(f"{folder} needs {need/1e9:.2g} GB more for {len(names)} pictures, and {free/1e9:.2g} GB are free: nothing was written")
+    if rank == 0 and not (folder/'tokenizer'/'tokenizer.json').exists(): save_tokenizer(tokenizer, folder/'tokenizer')
     if not (folder/'plan.json').exists():
         new = folder/f'plan.unfinished-{os.getpid()}'
         new.write_text(json.dumps(plan)); os.replace(new, folder/'plan.json')
-        save_tokenizer(tokenizer, folder/'tokenizer')
     for left in folder.glob('shard-*.unfinished-*'):
         if not Path(f"/proc/{left.suffix.split('-')[-1]}").exists(): left.unlink(missing_ok=True)     # of a process that is no more
     mine = [k for k in range(rank, n_shards, world) if not shards[k].done()]

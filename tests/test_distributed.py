@@ -1,5 +1,5 @@
 "Real processes: two are one, pieces are the whole, kills leave no trace, and who is missing gets named"
-import os, random, shutil, signal, subprocess, sys, tempfile, time
+import json, os, random, shutil, signal, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 import pytest, torch
 from PIL import Image
@@ -135,3 +135,13 @@ def test_a_process_that_hangs_is_named(tmp_path):
 def test_refusals(tmp_path):
     assert 'cannot be shared by 3 processes' in run(3, *RUN, '--out', tmp_path/'three', code=1)
     assert 'start them with torchrun' in run(1, *RUN, '--shard', '--out', tmp_path/'alone', code=2)
+
+def test_rehearsal_of_a_large_run(tmp_path):
+    "scripts/rehearse.py at a reduced size: cache, plan, train on two processes, resume, sample, evaluate"
+    with tarfile.open(tmp_path/'pictures.tar', 'w') as tar: tar.add(LATENTS.parent/'pictures', 'pictures')
+    script = Path(__file__).resolve().parent.parent/'scripts'/'rehearse.py'
+    done = subprocess.run([sys.executable, str(script), str(tmp_path/'pictures.tar'), '--small', '--pictures', '8', '--out', str(tmp_path/'out')], capture_output=True, text=True, env=ENV, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert 'step-00000004 is the end of the run' in done.stdout and (tmp_path/'out/samples.png').exists()
+    assert [r['step'] for r in read_log(tmp_path/'out/run/log.jsonl')] == [1, 2, 3, 4]
+    assert json.loads((tmp_path/'out/evaluation.json').read_text())['reference'].startswith('pictures')
