@@ -7,11 +7,13 @@ __all__ = ['TrainConfig', 'RunConfig', 'run_config_from', 'fitted', 'new_model',
            'TokenData', 'encode_data', 'batch_index', 'step_generator', 'seeded_dropout', 'make_optimizer',
            'learning_rate', 'train_step', 'ema_decay', 'EMA', 'snapshot', 'save_checkpoint', 'check_checkpoint',
            'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'resume_weights', 'resume_optimizer',
-           'read_log', 'lighter', 'faster', 'Alone', 'Stopped', 'shared_n_known', 'fit']
+           'read_log', 'lighter', 'faster', 'ahead', 'Alone', 'Stopped', 'shared_n_known', 'fit']
 
 # %% ../nbs/13_train.ipynb #c0291e5c
 import copy, functools, hashlib, json, math, shutil, time, warnings
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -515,6 +517,16 @@ def _try_compiled(model, parts):
     model.zero_grad(set_to_none=True)
 
 # %% ../nbs/13_train.ipynb #9de88c3b
+def ahead(make:Callable, items:Sequence, on:bool=True):
+    "make(item) for one item after another; with `on`, another thread prepares the next while this one is used. For data on a disk: what lies in memory is there at once"
+    if not on: yield from map(make, items); return
+    with ThreadPoolExecutor(1) as worker:
+        coming = deque()
+        for item in items:
+            coming.append(worker.submit(make, item))
+            if len(coming) == 2: yield coming.popleft().result()
+        while coming: yield coming.popleft().result()
+
 class Alone:
     "What `fit` asks of the processes that share a run; here there is one. `distributed.Ranks` answers for several"
     rank, world, can_draw = 0, 1, True
@@ -565,14 +577,17 @@ def fit(
         state = snapshot(model, ema, opt, keep=first)
         if first: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, state=state, ranks={'world': ranks.world, 'parts': parts})
         ranks.wait()
+    def batch(step):
+        "This process's parts of a batch, and the generators that go on with them"
+        generators = [step_generator(train.seed, step, device, part) for part in mine]
+        index = batch_index(len(data), train.batch_size, step, train.seed).chunk(parts)
+        return *map(torch.cat, zip(*(data.batch(index[part], g, device) for part, g in zip(mine, generators)))), generators
     recent, in_a_row, clock = [], torch.zeros((), device=device), time.perf_counter()
     bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True, disable=not first)
+    steps = range(start, train.steps if stop_at is None else min(train.steps, stop_at))
     with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute), faster(model, train.compile):
-        for step in range(start, train.steps if stop_at is None else min(train.steps, stop_at)):
-            generators = [step_generator(train.seed, step, device, part) for part in mine]
+        for step, (tokens, labels, generators) in zip(steps, ahead(batch, steps, on=not isinstance(data, TokenData))):
             for group in opt.param_groups: group['lr'] = learning_rate(train, step)
-            index = batch_index(len(data), train.batch_size, step, train.seed).chunk(parts)
-            tokens, labels = map(torch.cat, zip(*(data.batch(index[part], g, device) for part, g in zip(mine, generators))))
             n_known = None if parts == 1 and tokens.device.type == 'cpu' else shared_n_known(model.config, train.seed, step)
             with ranks.watched(step + 1):
                 recent.append(train_step(network, tokens, labels, opt, generator=generators, clip=train.clip, dtype=dtype, every_token=train.paper_exact, n_known=n_known))

@@ -9,7 +9,7 @@ from marlearn.mar import ImageModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
 from marlearn.train import (EMA, RunConfig, TokenData, TrainConfig, batch_index, check_checkpoint, ema_decay, encode_data, fit, latest_checkpoint,
                             learning_rate, load_checkpoint, make_optimizer, pick_precision, read_log, resume, run_config_from, save_checkpoint,
-                            seeded_dropout, step_generator, train_step)
+                            ahead, seeded_dropout, step_generator, train_step)
 from marlearn.vae import VAE, VAEConfig
 
 CONFIG = ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=16, noise_levels=1))
@@ -372,3 +372,28 @@ def test_fewer_rows_than_a_batch(tmp_path):
 def test_stop_at_zero_trains_nothing(tmp_path):
     model, _, log = start(tmp_path/'run', stop_at=0)
     assert log == [] and same_weights(model, fresh())
+
+@pytest.mark.parametrize('on', [False, True])
+def test_ahead_prepares_one_more_and_no_further(on):
+    import time
+    made = []
+    def make(i):
+        if i == 4: raise ValueError('four')
+        made.append(i); return i
+    coming = ahead(make, range(6), on)
+    assert next(coming) == 0
+    time.sleep(.2)
+    assert made == ([0, 1] if on else [0])
+    assert [next(coming) for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(ValueError, match='four'): next(coming)
+
+def test_data_read_ahead_gives_the_same_weights(whole, tmp_path):
+    "A data set that is not in memory goes through the other thread"
+    class Elsewhere:
+        def __init__(self, data): self.data = data
+        def __len__(self): return len(self.data)
+        def batch(self, *a): return self.data.batch(*a)
+    model = fresh()
+    fit(model, Elsewhere(encode_data(TOKENIZER, load_shapes(n=64), quiet=True)), RUN, tmp_path/'run', tokenizer=TOKENIZER, classes=CLASSES)
+    other = load_checkpoint(latest_checkpoint(whole[0]), ema=False).model
+    for p, q in zip(model.parameters(), other.parameters()): assert torch.equal(p, q)
