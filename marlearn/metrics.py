@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'Statistics', 'Extractor', 'PixelExtractor', 'SmallClassifier', 'ClassifierExtractor',
-           'cifar10_classifier', 'reference_statistics', 'as_saved', 'extract', 'inception_score', 'precision_recall',
-           'FidelityExtractor', 'inception', 'dinov2', 'result_name', 'frechet_floor', 'measure_tokenizer', 'evaluate']
+           'cifar10_classifier', 'reference_statistics', 'as_bytes', 'as_saved', 'extract', 'inception_score',
+           'precision_recall', 'FidelityExtractor', 'inception', 'dinov2', 'result_name', 'frechet_floor',
+           'measure_tokenizer', 'fingerprint', 'draw_batch', 'PictureFolder', 'evaluate']
 
 # %% ../nbs/14_metrics.ipynb #14cbb9da
-import io, json, math, pickle, sys, time, warnings
+import io, json, math, os, pickle, shutil, sys, time, warnings, zlib
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np, torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
@@ -21,6 +23,7 @@ from .data import ImageData
 from .generate import generate
 from .mar import ImageModel
 from .tokenizers import Tokenizer, load_weights, pretrained
+from .train import step_generator
 from .vae import psnr, ssim
 
 # %% ../nbs/14_metrics.ipynb #387bac13
@@ -226,12 +229,18 @@ def reference_statistics(
     return Statistics.load(folder/f'{files[name]}.safetensors', files[name])
 
 # %% ../nbs/14_metrics.ipynb #edc52dba
+def as_bytes(
+    images:Tensor, # (B, C, H, W), about [-1, 1]
+)->Tensor: # the same shape, uint8
+    "Pictures as a PNG file holds them: clipped, 8 bits"
+    if wrong := int(images.isnan().flatten(1).any(dim=1).sum()): raise ValueError(f"{wrong} of {len(images)} pictures hold NaN")
+    return ((images.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
+
 def as_saved(
     images:Tensor, # (B, C, H, W), about [-1, 1]
 )->Tensor: # the same shape, in [-1, 1]
-    "Pictures as they come back from a PNG file: clipped, 8 bits. Real ones have been through this, so drawn ones must too"
-    if wrong := int(images.isnan().flatten(1).any(dim=1).sum()): raise ValueError(f"{wrong} of {len(images)} pictures hold NaN")
-    return ((images.clamp(-1, 1) + 1)*127.5).round()/127.5 - 1
+    "Pictures as they come back from a PNG file. Real ones have been through this, so drawn ones must too"
+    return as_bytes(images).to(images.dtype)/127.5 - 1
 
 @torch.no_grad()
 def _in_batches(extractor, data, index, batch_size, device, quiet):
@@ -425,6 +434,108 @@ def measure_tokenizer(
         result['codebook'] = {'codes': len(used), 'used': int((used > 0).sum()), 'perplexity': torch.exp(-torch.xlogy(share, share).sum()).item()}
     return result
 
+# %% ../nbs/14_metrics.ipynb #25a59fab
+def fingerprint(*modules:nn.Module)->int:
+    "A number that changes with any weight"
+    crc = 0
+    for t in (t for m in modules for t in m.state_dict().values()): crc = zlib.crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+    return crc
+
+def _plain(options): return {k: v if isinstance(v, (int, float, str, type(None))) else np.asarray(v).tolist() for k, v in options.items()}
+
+@torch.no_grad()
+def draw_batch(
+    model:ImageModel, # in evaluation mode
+    tokenizer:Tokenizer,
+    labels:Tensor, # (B,) classes
+    *,
+    seed:int=0,
+    number:int=0, # of the batch
+    **options, # of `generate`
+)->Tensor: # (B, C, H, W) uint8
+    "Pictures that depend on seed and number alone, whatever was drawn before"
+    device = next(model.parameters()).device
+    return as_bytes(tokenizer.decode(generate(model, labels.to(device), generator=step_generator(seed, number, device), **options)))
+
+# %% ../nbs/14_metrics.ipynb #7f9b28e5
+class PictureFolder:
+    "Drawn pictures on disk, CLASS/NUMBER.png. Several processes fill it together, and after a kill it is filled up"
+    def __init__(self,
+        folder:Path,
+        model:ImageModel, # in evaluation mode
+        tokenizer:Tokenizer,
+        labels:Tensor, # (n,) class of each picture
+        *,
+        classes:Sequence[str]|None=None, # names; None: numbers
+        seed:int=0,
+        batch_size:int=100, # pictures at a time; part of what a picture depends on
+        **options, # of `generate`
+    ):
+        self.folder, self.model, self.tokenizer, self.labels, self.seed, self.batch_size, self.options = Path(folder), model, tokenizer, labels.cpu(), seed, batch_size, options
+        C = model.config.n_classes
+        names = [c.replace('/', '_') for c in classes] if classes else [f'{c:0{len(str(C - 1))}d}' for c in range(C)]
+        self.files = [self.folder/names[c]/f'{i:07d}.png' for i, c in enumerate(self.labels.tolist())]
+        about = json.loads(json.dumps({'weights': fingerprint(model, tokenizer), 'pictures': len(labels), 'labels': zlib.crc32(self.labels.numpy()), 'seed': seed, 'batch_size': batch_size, 'settings': _plain(options)}))
+        plan, foreign = self.folder/'pictures.json', self.folder.exists() and any(self.folder.rglob('*.png'))
+        if plan.exists():
+            try: before = json.loads(plan.read_text())
+            except ValueError: raise ValueError(f"{plan} cannot be read: remove {self.folder}, or choose another folder") from None
+            if other := [f'{k} was {before.get(k)}, is {v}' for k, v in about.items() if before.get(k) != v]: raise ValueError(f"{self.folder} holds other pictures: {'; '.join(other)}; choose another folder")
+        else:
+            if foreign: raise FileExistsError(f"{self.folder} already holds pictures, and no pictures.json that says which: choose another folder")
+            self._write(plan, lambda f: f.write_text(json.dumps(about)))
+
+    def __len__(self): return -(-len(self.labels)//self.batch_size)                # batches
+    def part(self, k): return slice(k*self.batch_size, (k + 1)*self.batch_size)
+    def done(self, k)->bool: return all(f.exists() for f in self.files[self.part(k)])
+
+    def _write(self, file, how):
+        new = file.with_name(f'.{file.name}.unfinished-{os.getpid()}')
+        try: file.parent.mkdir(parents=True, exist_ok=True); how(new); os.replace(new, file)
+        except OSError as e: raise OSError(f"{file} could not be written: {e.strerror or e}; what is finished is kept: make room, and run the same command again") from None
+        finally: new.unlink(missing_ok=True)
+
+    def draw(self, k:int):
+        "Draw batch k and keep it"
+        images = draw_batch(self.model, self.tokenizer, self.labels[self.part(k)], seed=self.seed, number=k, **self.options)
+        for file, picture in zip(self.files[self.part(k)], images.permute(0, 2, 3, 1).cpu().numpy()):
+            self._write(file, lambda new: Image.fromarray(picture if picture.shape[2] > 1 else picture[..., 0]).save(new, 'PNG'))
+
+    def read(self, k:int)->Tensor: # (B, C, H, W) uint8
+        "Batch k; a file that is damaged is drawn again, with its batch"
+        def look(): return torch.from_numpy(np.stack([np.atleast_3d(np.asarray(Image.open(f))) for f in self.files[self.part(k)]])).permute(0, 3, 1, 2)
+        try: return look()
+        except (OSError, SyntaxError, ValueError): self.draw(k); return look()        # PIL's complaints about what is no PNG
+
+    def fill(self,
+        rank:int=0, world:int=1, # this process draws every `world`-th batch
+        quiet:bool=False, # no progress bar, no estimate
+    ):
+        "Draw what is missing of this process's batches"
+        mine = [k for k in range(rank, len(self), world) if not self.done(k)]
+        if not mine: return
+        side, n = self.tokenizer.stride*self.tokenizer.patch*round(self.model.config.n_tokens**.5), sum(len(self.files[self.part(k)]) for k in mine)
+        need, free = n*max(4096, self.tokenizer.channels*side**2), shutil.disk_usage(self.folder).free
+        if need > free: raise OSError(f"{n} pictures take up to {need/1e9:.2g} GB, and in {self.folder} {free/1e9:.2g} GB are free: nothing was drawn")
+        clock = time.perf_counter()
+        with tqdm(total=n, desc='drawing pictures', unit='images', disable=quiet, leave=False) as bar:
+            for k in mine:
+                self.draw(k)
+                if not quiet and bar.n == 0: tqdm.write(f'{n} pictures in {self.folder}: about {(time.perf_counter() - clock)*len(mine)/60:.1f} minutes', file=sys.stderr)
+                bar.update(len(self.files[self.part(k)]))
+
+    def wait(self,
+        world:int, # processes that fill the folder
+        timeout:float=600.0, # seconds without a new picture until they are given up
+    ):
+        "Until all batches are there"
+        seen, since = None, time.monotonic()
+        while missing := [k for k in range(len(self)) if not self.done(k)]:
+            if (now := sum(f.exists() for k in missing for f in self.files[self.part(k)]) - len(missing)*self.batch_size) != seen: seen, since = now, time.monotonic()
+            if time.monotonic() - since > timeout: raise TimeoutError(f"no new picture in {self.folder} for {timeout:.0f} seconds, and {len(missing)} batches are missing, those of rank {', '.join(map(str, sorted({k % world for k in missing})))}: run the same command again, what is finished is kept")
+            time.sleep(min(1.0, timeout/10))
+        for left in self.folder.rglob('.*.unfinished-*'): left.unlink(missing_ok=True)             # of processes that were killed
+
 # %% ../nbs/14_metrics.ipynb #fcf0b12d
 _MOST = 10_000      # pictures on each side for precision and recall: time grows with the square
 
@@ -445,9 +556,14 @@ def evaluate(
     seeds:int|Sequence[int]=3, # how many, or which
     extractor:Extractor|None=None, # None: the shipped classifier
     batch_size:int=100,
+    real:ImageData|None=None, # pictures for precision and recall where the reference is statistics
+    folder:Path|None=None, # keep the pictures there, and go on from what is there; with several processes one that all see
+    classes:Sequence[str]|None=None, # names for that folder
+    rank:int=0, world:int=1, # this process draws every `world`-th batch; the first one measures
+    timeout:float=600.0, # seconds that it waits for another picture of the others
     quiet:bool=False, # no progress bar, no estimate
     **options, # of `generate`: ar_steps, diff_steps, cfg_scale, temperature, order, ...
-)->dict: # ready for JSON; results are named after the extractor
+)->dict|None: # ready for JSON; results are named after the extractor. None for all processes but the first
     "Draw n pictures with each of several seeds, classes exactly balanced, and measure how far they are from the reference"
     config, seeds, started = model.config, list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds], time.perf_counter()
     C, device, pictures = config.n_classes, next(model.parameters()).device, isinstance(reference, ImageData)
@@ -455,14 +571,23 @@ def evaluate(
     if pictures and n < 4: raise ValueError(f"n={n}: precision and recall need at least 4 pictures")
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"seeds={seeds} must be at least one, and different")
     if batch_size < 1: raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if world > 1 and folder is None: raise ValueError("several processes need a folder in which to find each other's pictures")
     if wrong := {'generator', 'callback', 'known', 'hidden'} & options.keys(): raise ValueError(f"{', '.join(sorted(wrong))}: evaluate sets or excludes these itself")
     extractor, tokenizer = (extractor or cifar10_classifier()).to(device), tokenizer.to(device)
     blank = tokenizer.decode(torch.zeros(1, config.n_tokens, config.token_dim, device=device))         # does everything fit together?
     n_features = extractor(as_saved(blank))['features'].shape[1]
     if pictures and blank.shape[1:] != reference.images.shape[1:]: raise ValueError(f"the model draws {tuple(blank.shape[1:])} pictures, '{reference.name}' holds {tuple(reference.images.shape[1:])}")
     if pictures and len(reference) < 8: raise ValueError(f"'{reference.name}' has {len(reference)} pictures: too few to compare with")
+    if real is not None and (pictures or blank.shape[1:] != real.images.shape[1:]): raise ValueError(f"real={real.name!r} goes with a reference that is statistics, and with pictures of {tuple(blank.shape[1:])}; these are {tuple(real.images.shape[1:])}")
     if not pictures and len(reference.mean) != n_features: raise ValueError(f"the reference has {len(reference.mean)} features, {extractor.name} gives {n_features}: both must come from one extractor")
-    names, real = {what: result_name(what, extractor) for what in ('distance', 'score', 'precision', 'recall')}, None
+    names, real = {what: result_name(what, extractor) for what in ('distance', 'score', 'precision', 'recall')}, real
+    labels, training, per_seed = torch.arange(n) % C, model.training, []
+    model.eval()
+    try:
+        kept = {seed: PictureFolder(Path(folder)/f'seed-{seed}', model, tokenizer, labels, classes=classes, seed=seed, batch_size=batch_size, **options) for seed in seeds} if folder else {}
+        for k in kept.values(): k.fill(rank, world, quiet)
+    finally: model.train(training)
+    if rank > 0: return None
     if pictures:                                                                # some real pictures, held out, are judged just like the drawn ones
         lots, k = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0)), min(n, len(reference)//2)
         held_out, compared = (torch.zeros(len(reference), dtype=torch.bool).index_fill(0, part, True) for part in (lots[:k], lots[k:k + min(n, _MOST)]))
@@ -476,23 +601,24 @@ def evaluate(
         floor = {f'{k} real pictures against the other {len(reference) - k}': _measure(names, _join(some), others, real)}
         described = f'{reference.name}, {len(reference)} pictures'
     else:
+        if real is not None: real = extract(extractor, real, np.arange(len(real))[:_MOST], batch_size, device, quiet)['features']
         whole, floor = reference, {f"{n} draws from a Gaussian with the reference's mean and covariance": {names['distance']: frechet_floor(reference, n)}}
         described = f"{reference.name or 'statistics'}, {reference.n or 'an unknown number of'} pictures"
-    labels, training, per_seed = torch.arange(n, device=device) % C, model.training, []
     model.eval()
     try:
-        with tqdm(total=n*len(seeds), desc='drawing pictures', unit='images', disable=quiet, leave=False) as bar:
+        with tqdm(total=n*len(seeds), desc='measuring' if kept else 'drawing pictures', unit='images', disable=quiet, leave=False) as bar:
             for seed in seeds:
-                generator, found, clock = torch.Generator(device).manual_seed(seed), [], time.perf_counter()
-                for part in labels.split(batch_size):
-                    images = as_saved(tokenizer.decode(generate(model, part, generator=generator, **options)))
-                    found.append({k: v.cpu() for k, v in extractor(images).items()})
-                    if not quiet and bar.n == 0: tqdm.write(f'{n} pictures with each of {len(seeds)} seeds: about {(time.perf_counter() - clock)*n*len(seeds)/len(part)/60:.1f} minutes', file=sys.stderr)
+                found, clock = [], time.perf_counter()
+                if kept: kept[seed].wait(world, timeout)
+                for k, part in enumerate(labels.split(batch_size)):
+                    images = kept[seed].read(k) if kept else draw_batch(model, tokenizer, part, seed=seed, number=k, **options)
+                    found.append({key: v.cpu() for key, v in extractor(images.to(device).float()/127.5 - 1).items()})
+                    if not quiet and not kept and bar.n == 0: tqdm.write(f'{n} pictures with each of {len(seeds)} seeds: about {(time.perf_counter() - clock)*n*len(seeds)/len(part)/60:.1f} minutes', file=sys.stderr)
                     bar.update(len(part))
                 per_seed.append({'seed': seed} | _measure(names, _join(found), whole, real))
     finally: model.train(training)
     table = {key: torch.tensor([row[key] for row in per_seed], dtype=torch.float64) for key in per_seed[0] if key != 'seed'}
     return {'reference': described, 'extractor': extractor.name, 'extractor weights': extractor.weights, 'n': n, 'pictures per class': n//C, 'seeds': seeds, 'per seed': per_seed,
             'mean': {k: v.mean().item() for k, v in table.items()}, 'standard deviation over seeds': {k: v.std().item() if len(seeds) > 1 else None for k, v in table.items()},
-            'floor': floor, 'settings': {k: v if isinstance(v, (int, float, str, type(None))) else np.asarray(v).tolist() for k, v in options.items()} | {'batch_size': batch_size},
+            'floor': floor, 'settings': _plain(options) | {'batch_size': batch_size},
             'seconds': round(time.perf_counter() - started, 1)}

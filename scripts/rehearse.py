@@ -50,5 +50,6 @@ marlearn('cache', '--data', folder, '--tokenizer', tokenizer, '--out', args.out/
 marlearn(*train, '--train.steps', 2, '--train.save-every', 2, processes=args.processes)
 marlearn(*train, '--train.steps', 4, '--train.save-every', 2, processes=args.processes)
 marlearn('sample', '--checkpoint', args.out/'run', '--per-class', 1, '--ar-steps', 4, '--diff-steps', 10, '--out', args.out/'samples.png')
-marlearn('evaluate', '--checkpoint', args.out/'run', '--data', folder, '--n', 2*args.pictures, '--seeds', 1, '--ar-steps', 2, '--diff-steps', 4, '--cfg-scale', 1.0, '--batch-size', 8, '--out', args.out/'evaluation.json')
+marlearn('sample', '--checkpoint', args.out/'run', '--per-class', 1, '--ar-steps', 4, '--diff-steps', 10, '--batch-size', 2, '--out', args.out/'samples', processes=args.processes)
+marlearn('evaluate', '--checkpoint', args.out/'run', '--data', folder, '--num-images', 2*args.pictures, '--seeds', 1, '--ar-steps', 2, '--diff-steps', 4, '--cfg-scale', 1.0, '--batch-size', 8, '--out', args.out/'evaluation.json', processes=args.processes)
 print(f"{latest_checkpoint(args.out/'run')} is the end of the run")

@@ -121,12 +121,46 @@ def test_evaluate_names_its_reference_and_seeds(finished, folder, tmp_path, caps
     assert status == 0 and result['seeds'] == [0, 1] and len(result['per seed']) == 2 and '24 pictures' in result['reference'], err
     assert any(k.startswith('frechet distance, cifar10-classifier') for k in result['mean']) and not any('FID' in k for k in result['mean'])
 
+def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, capsys):
+    from marlearn.metrics import Statistics, cifar10_classifier, extract
+    from marlearn.data import load_data
+    data = load_data(str(folder), 'train', 32)
+    s = Statistics().update(extract(cifar10_classifier(), data, quiet=True)['features'])
+    images = data.images.transpose(0, 2, 3, 1)
+    np.savez(tmp_path/'adm.npz', mu=s.mean, sigma=s.cov, mu_s=np.zeros(3), arr_0=images)
+    np.savez(tmp_path/'bare.npz', mu=s.mean, sigma=s.cov)
+    args = ['evaluate', '--checkpoint', finished[0], '--num-images', 8, '--seeds', 1, '--diff-steps', 2]
+    results = {}
+    for name, data in (('adm', tmp_path/'adm.npz'), ('bare', tmp_path/'bare.npz'), ('pictures', folder)):
+        status, err = run(capsys, *args, '--data', data, '--out', tmp_path/f'{name}.json')
+        assert status == 0, err
+        results[name] = json.loads((tmp_path/f'{name}.json').read_text())
+    key = next(k for k in results['bare']['mean'] if k.startswith('frechet'))
+    assert results['adm']['reference'] == 'adm.npz, an unknown number of pictures' and 'reference split' not in results['adm']
+    assert abs(results['adm']['mean'][key] - results['pictures']['mean'][key]) < 1e-3*results['pictures']['mean'][key] and results['adm']['mean'][key] == results['bare']['mean'][key]
+    assert results['adm']['mean'].keys() == results['pictures']['mean'].keys() and not any('precision' in k for k in results['bare']['mean'])
+    np.savez(tmp_path/'odd.npz', mu=s.mean, sigma=s.cov, arr_0=np.zeros((4, 3)))
+    status, err = run(capsys, *args, '--data', tmp_path/'odd.npz', '--out', tmp_path/'odd.json')
+    assert status == 2 and 'must be pictures' in err
+
+def test_sample_to_a_folder(finished, tmp_path, capsys):
+    out, _ = finished
+    args = ['sample', '--checkpoint', out, '--per-class', 3, '--diff-steps', 2, '--batch-size', 4, '--out', tmp_path/'many']
+    status, err = run(capsys, *args)
+    names = sorted(str(f.relative_to(tmp_path/'many')) for f in (tmp_path/'many').rglob('*.png'))
+    assert status == 0 and len(names) == 6 and len({n.split('/')[0] for n in names}) == 2, err
+    before = files(tmp_path/'many')
+    assert run(capsys, *args)[0] == 0 and files(tmp_path/'many') == before
+    status, err = run(capsys, *args, '--seed', 1)
+    assert status == 2 and 'seed was 0, is 1' in err
+
 BAD = {
     'unknown variant': (['train', '--preset', 'tiny', '--data', '{data}', '--variant', 'spiral', '--out', '{tmp}/v'], "no variant is called 'spiral'"),
     'codebook head, continuous tokens': (['train', '--preset', 'tiny', '--data', '{data}', '--model.head.kind', 'cross-entropy', '--out', '{tmp}/v'], 'needs a tokenizer with a codebook'),
     'unknown tokenizer preset': (['train-tokenizer', '--preset', 'giant'], "no tokenizer preset is called 'giant'"),
     'tokenizer for another size': (['train-tokenizer', '--data', '{data}', '--img-size', '30', '--out', '{tmp}/t'], 'not a multiple'),
     'missing inception weights': (['evaluate', '--checkpoint', '{run}', '--data', '{data}', '--features', 'inception', '--weights', '{tmp}/none.pth', '--out', '{tmp}/e.json'], 'none.pth is missing'),
+    'missing statistics': (['evaluate', '--checkpoint', '{run}', '--data', '{tmp}/adm.npz', '--out', '{tmp}/e.json'], 'VIRTUAL_imagenet256_labeled.npz'),
     'order that is none': (['sample', '--checkpoint', '{run}', '--order', 'spiral', '--out', '{tmp}/x.png'], "no order 'spiral'"),
     'missing folder': (['demo', '--data', '{tmp}/nowhere'], 'there is no'),
     'no pictures': (['demo', '--data', '{tmp}/empty'], 'holds no pictures'),

@@ -104,6 +104,27 @@ def test_sigterm_saves_and_asks_for_a_requeue(tmp_path, processes):
     if processes == 1: assert code == 75 and 'go on with --resume' in said
     else: assert code != 0
 
+def test_pictures_drawn_by_three_processes_with_kills(tmp_path):
+    "Killed at random moments and by another number of processes, an evaluation ends with the numbers of an undisturbed one"
+    args = ['evaluate', '--data', LATENTS.parent/'pictures', '--num-images', 60, '--seeds', 2, '--ar-steps', 4, '--diff-steps', 20, '--batch-size', 6]
+    run(1, *args, '--out', tmp_path/'whole.json')
+    chance, kills = random.Random(0), 0
+    while kills < 3:
+        p = start(tmp_path/'log', 3, *args, '--out', tmp_path/'e.json')
+        n = lambda: len(list(tmp_path.glob('e-pictures/*/*/*.png')))
+        here, until = n(), time.monotonic() + 120
+        while n() < here + chance.randint(1, 20) and p.poll() is None and time.monotonic() < until: time.sleep(.01)
+        workers = Path(f'/proc/{p.pid}/task/{p.pid}/children').read_text().split() if p.poll() is None else []
+        for pid in (p.pid, *map(int, workers)):
+            try: os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError: pass
+        p.wait()
+        kills += 1
+    assert not (tmp_path/'e.json').exists() and n() > 3
+    run(2, *args, '--out', tmp_path/'e.json')
+    assert json.loads((tmp_path/'e.json').read_text())['per seed'] == json.loads((tmp_path/'whole.json').read_text())['per seed']
+    assert n() == 120 and not list(tmp_path.rglob('*unfinished*'))
+
 HANGS = '''
 import sys, time, torch
 from marlearn.data import load_shapes

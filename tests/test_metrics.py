@@ -1,11 +1,13 @@
 "Distances, scores and the shipped classifier: closed forms, slow versions, and everything that must be refused"
-import json, os, sys
+import copy, json, os, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
+from PIL import Image
 from marlearn.data import ImageData, load_data, load_shapes
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.heads import HeadConfig
-from marlearn.metrics import (ClassifierExtractor, Extractor, PixelExtractor, SmallClassifier, Statistics, as_saved, cifar10_classifier, dinov2, evaluate, extract,
+from marlearn.metrics import (ClassifierExtractor, Extractor, PictureFolder, PixelExtractor, SmallClassifier, Statistics, as_saved, cifar10_classifier, dinov2, evaluate, extract,
                               frechet_distance, frechet_floor, inception, inception_score, measure_tokenizer, precision_recall, reference_statistics, result_name)
 from marlearn.tokenizers import PixelTokenizer, pretrained, save_weights
 
@@ -323,6 +325,77 @@ def test_evaluate_pictures(model, small):
     again = evaluate(model, PixelTokenizer(patch=8), reference, n=20, seeds=[1], extractor=small, batch_size=8, **FAST)
     assert again['per seed'][0] == rows[1] and again['standard deviation over seeds'][distance] is None
     assert torch.equal(before, torch.get_rng_state())
+
+def folder_of(path, model, **changes):
+    settings = dict(classes=[f'class/{c}' for c in range(10)], batch_size=7, ar_steps=2, diff_steps=2) | changes
+    return PictureFolder(path, model, PixelTokenizer(patch=8), torch.arange(30) % 10, **settings)
+
+def test_picture_folder_shared_killed_and_damaged(model, tmp_path):
+    whole, other = folder_of(tmp_path/'whole', model), folder_of(tmp_path/'other', model)
+    whole.fill(quiet=True)
+    assert len(list((tmp_path/'whole').rglob('*.png'))) == 30 and len(set(f.read_bytes() for f in whole.files)) == 30 and whole.files[13].parent.name == 'class_3'
+    for rank in (1, 0): other.fill(rank, 3, quiet=True)
+    assert [other.done(k) for k in range(5)] == [True, True, False, True, True]
+    with pytest.raises(TimeoutError, match='1 batches are missing, those of rank 2'): other.wait(3, timeout=.05)
+    left = other.files[0].with_name('.0000000.png.unfinished-1'); left.write_bytes(b'half')
+    other.files[3].unlink(); other.files[9].write_bytes(other.files[9].read_bytes()[:-60]); other.files[23].write_bytes(b'')
+    kept = other.files[1].stat().st_mtime_ns
+    again = folder_of(tmp_path/'other', model)
+    again.fill(quiet=True); again.wait(1)
+    assert all(torch.equal(whole.read(k), again.read(k)) for k in range(5)) and not left.exists()
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(whole.files, again.files))
+    assert other.files[22].stat().st_mtime_ns != kept                  # the damaged one's batch was drawn again
+    before = {f: f.stat().st_mtime_ns for f in again.files}
+    folder_of(tmp_path/'other', model).fill(quiet=True)
+    assert before == {f: f.stat().st_mtime_ns for f in again.files}
+
+def test_picture_folder_refuses(model, tmp_path, monkeypatch):
+    folder_of(tmp_path/'a', model)
+    for change, match in (({'seed': 1}, 'seed was 0, is 1'), ({'batch_size': 8}, 'batch_size was 7, is 8'), ({'cfg_scale': 2.0}, 'settings was')):
+        with pytest.raises(ValueError, match=match): folder_of(tmp_path/'a', model, **change)
+    changed = copy.deepcopy(model)
+    with torch.no_grad(): next(changed.parameters())[0] += 1e-3
+    with pytest.raises(ValueError, match='weights was'): folder_of(tmp_path/'a', changed)
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'cat.png').write_bytes(b'')
+    with pytest.raises(FileExistsError, match='already holds pictures'): folder_of(tmp_path/'mine', model)
+    (tmp_path/'a'/'pictures.json').write_text('{"wei')
+    with pytest.raises(ValueError, match='cannot be read'): folder_of(tmp_path/'a', model)
+    full = folder_of(tmp_path/'full', model)
+    monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match='nothing was drawn'): full.fill(quiet=True)
+    assert not list((tmp_path/'full').rglob('*.png*'))
+
+def test_picture_folder_where_the_disk_fills_up(model, tmp_path, monkeypatch):
+    folder, save = folder_of(tmp_path/'a', model), Image.Image.save
+    room = iter(range(10))
+    def tight(self, file, *a):
+        if next(room, None) is None: file.write_bytes(b'half'); raise OSError(28, 'No space left on device')
+        save(self, file, *a)
+    monkeypatch.setattr(Image.Image, 'save', tight)
+    with pytest.raises(OSError, match='No space left on device; what is finished is kept'): folder.fill(quiet=True)
+    assert len(list((tmp_path/'a').rglob('*.png'))) == 10 and not list((tmp_path/'a').rglob('.*'))
+    monkeypatch.undo()
+    folder.fill(quiet=True)
+    fresh = folder_of(tmp_path/'b', model); fresh.fill(quiet=True)
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(folder.files, fresh.files))
+
+def test_evaluate_with_a_folder_and_others_is_the_same(model, small, tmp_path):
+    reference, args = load_shapes('test', n=60), dict(n=20, seeds=2, extractor=small, batch_size=8, **FAST)
+    alone = evaluate(model, PixelTokenizer(patch=8), reference, **args)
+    kept = dict(folder=tmp_path/'p', world=2) | args
+    assert evaluate(model, PixelTokenizer(patch=8), reference, rank=1, **kept) is None
+    result = evaluate(model, PixelTokenizer(patch=8), reference, rank=0, **kept)
+    assert result['per seed'] == alone['per seed'] and len(list((tmp_path/'p').rglob('*.png'))) == 40
+    with pytest.raises(ValueError, match='need a folder'): evaluate(model, PixelTokenizer(patch=8), reference, **args, world=2)
+    with pytest.raises(TimeoutError, match='rank 1'): evaluate(model, PixelTokenizer(patch=8), reference, **(kept | {'folder': tmp_path/'q', 'timeout': .1}))
+
+def test_evaluate_statistics_with_real_pictures_beside_them(model, small):
+    data = load_shapes('test', n=60)
+    reference, args = Statistics(name='sixty').update(extract(small, data, quiet=True)['features']), dict(n=20, seeds=1, extractor=small, batch_size=8, **FAST)
+    plain, beside, whole = evaluate(model, PixelTokenizer(patch=8), reference, **args), evaluate(model, PixelTokenizer(patch=8), reference, real=data, **args), evaluate(model, PixelTokenizer(patch=8), data, **args)
+    assert set(beside['mean']) == set(whole['mean']) > set(plain['mean'])
+    with pytest.raises(ValueError, match='goes with a reference that is statistics'): evaluate(model, PixelTokenizer(patch=8), data, real=data, **args)
+    with pytest.raises(ValueError, match=r'these are \(3, 16, 16\)'): evaluate(model, PixelTokenizer(patch=8), reference, real=load_shapes('test', img_size=16, n=20), **args)
 
 def test_evaluate_draws_classes_equally_often(model, small, monkeypatch):
     import marlearn.metrics as metrics
