@@ -313,18 +313,19 @@ class Plan(RunConfig):
     gpus:int = 8 # of one kind
     gpu:Literal[tuple(GPUS)] = 'h100'
     share:float = 0.2 # of its peak that becomes training; measure yours. 0.2: about that of the official release's MAR-L on H100
-    pictures:int = EPOCH # in the training set
+    pictures:int|None = None # in the training set; nothing: ImageNet's 1,281,167 for 1000 classes, else CIFAR-10's 50,000
     shard:bool = False # as for `marlearn train`
     price:float|None = None # of a GPU for an hour, in any currency
 
     def run(self):
         config = RunConfig(**{f.name: getattr(self, f.name) for f in fields(RunConfig)})
-        found = plan(config, gpus=self.gpus, gpu=self.gpu, share=self.share, pictures=self.pictures, shard=self.shard, price=self.price)
+        found = plan(config, gpus=self.gpus, gpu=self.gpu, share=self.share, pictures=self.pictures or (EPOCH if config.model.n_classes == 1000 else 50_000), shard=self.shard, price=self.price)
         scale = {'parameters': (1e6, 'M'), 'operations of a step': (1e12, 'TFLOP'), 'hours': (1, 'h'), 'GPU hours': (1, 'h'), 'seconds of a step': (1, 's'), 'epochs': (1, '')}
         for name, value in found.items():
             if name in ('fits', 'advice') or value is None: continue
             by, unit = scale.get(name, (1e9, 'GB') if 'memory' in name or 'disk' in name or name.startswith('  ') else (1, ''))
-            print(f"{name:42} {value/by:,.{0 if by == 1 and value >= 100 else 2}f} {unit}".rstrip())
+            shown = value/by
+            print(f"{name:42} {f'{shown:.2g}' if 0 < shown < .1 else f'{shown:,.{0 if by == 1 and value >= 100 else 2}f}'} {unit}".rstrip())
         print(f"{self.preset} on {self.gpus} x {self.gpu}: " + ('it fits' if found['fits'] else f"IT DOES NOT FIT; {found['advice']}"))
 
 # %% ../nbs/22_cli.ipynb #eee7df7c

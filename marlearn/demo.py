@@ -18,21 +18,24 @@ from .generate import generate
 from .mar import ImageModel, count_parameters
 from .plot import cover_hidden, image_grid, save_animation, show_curves, show_images
 from .presets import small
-from .tokenizers import KLTokenizer, PixelTokenizer, Tokenizer, VQTokenizer, load_tokenizer, pretrained
+from .tokenizers import TOKENIZERS, KLTokenizer, PixelTokenizer, Tokenizer, VQTokenizer, load_tokenizer, pretrained
 from .train import RunConfig, autocast, encode_data, fit, fitted, make_optimizer, new_model, pick_device, pick_precision, step_generator, train_step
 from .vae import VAE, VAEConfig, fit_vae, latent_scale, psnr
 
 # %% ../nbs/21_demo.ipynb #f244e469
 def get_tokenizer(
-    name:str, # 'shipped', 'vq', 'vq-continuous', 'pixels', or a folder written by `save_tokenizer`
+    name:str, # 'shipped', 'vq', 'vq-continuous', 'pixels' (8x8 of them a token), 'pixels-4' (or any other number), or a folder written by `save_tokenizer`
 )->Tokenizer:
     "The tokenizer a run asks for"
     if name == 'shipped': return load_tokenizer(pretrained('tokenizer'))
     if name == 'pixels': return PixelTokenizer(patch=8)
+    if name.startswith('pixels-') and name[7:].isdigit() and int(name[7:]): return PixelTokenizer(patch=int(name[7:]))
     if name == 'vq': return load_tokenizer(pretrained('vq'))
     if name == 'vq-continuous': return (lambda t: VQTokenizer(t.vq, t.scale, quantise=False))(load_tokenizer(pretrained('vq')))
-    if not Path(name).exists(): raise FileNotFoundError(f"there is no tokenizer {name}: use 'shipped', 'vq', 'vq-continuous', 'pixels', or a folder with tokenizer.json in it" +
-                                                        ('; KL-16 is made by `marlearn train-tokenizer --preset kl16` or from official weights (lesson 19)' if name == 'kl16' else ''))
+    if not Path(name).exists():
+        base = name.removesuffix('-continuous')
+        large = f'; {base} is made by `marlearn train-tokenizer --preset {base}`' + (' or from official weights (lesson 19)' if name == 'kl16' else '') if base in TOKENIZERS else ''
+        raise FileNotFoundError(f"there is no tokenizer {name}: use 'shipped', 'vq', 'vq-continuous', 'pixels', 'pixels-4', or a folder with tokenizer.json in it{large}")
     return load_tokenizer(name)
 
 def check_writable(

@@ -84,6 +84,18 @@ def test_train_then_resume(folder, tmp_path, capsys):
     assert status == 0, err
     assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [2, 4, 6]
 
+@pytest.mark.parametrize('preset', ['cifar10-tiny', 'cifar10-pixels', 'cifar10-codes'])
+def test_presets_of_every_kind_train_and_draw(preset, folder, tmp_path, capsys):
+    status, err = run(capsys, 'train', '--preset', preset, '--data', folder, '--out', tmp_path/'run', '--train.steps', 2, '--train.batch-size', 4, '--train.sample-every', 0)
+    assert status == 0, err
+    status, err = run(capsys, 'sample', '--checkpoint', tmp_path/'run', '--per-class', 1, '--ar-steps', 2, '--diff-steps', 2, '--out', tmp_path/'s.png')
+    assert status == 0 and (tmp_path/'s.png').exists(), err
+
+def test_tokenizers_that_have_to_be_made_first_are_explained(tmp_path, capsys):
+    for preset, word in (('table2-kl8', 'train-tokenizer --preset kl8'), ('table1-mar-cross-entropy', 'train-tokenizer --preset vq16'), ('table2-vq16-continuous', 'train-tokenizer --preset vq16'), ('mar-l-imagenet256', 'official weights')):
+        status, err = run(capsys, 'train', '--preset', preset, '--data', 'shapes', '--out', tmp_path/'run')
+        assert status == 2 and word in err, err
+
 def test_progress_shows_what_passed(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('MARLEARN_PROGRESS', str(tmp_path/'progress.json'))
     def shown(*argv): main(['progress', *argv]); return capsys.readouterr().out
