@@ -31,7 +31,7 @@ def small()->RunConfig:
 def toy()->RunConfig:
     "An hour or two on a processor: the model in data/pretrained/mar"
     return RunConfig(model=ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=128, encoder_blocks=2, decoder_blocks=4, heads=4, class_slots=4, dropout=0.0, min_mask_ratio=0.05, mask_std=0.5, head=HeadConfig(blocks=3, width=192, noise_levels=2, x0_limit=5.0)),
-                     train=TrainConfig(lr=2e-3, batch_size=64, ema=0.9998, save_every=2000, sample_every=4500))
+                     train=TrainConfig(steps=18_000, lr=2e-3, batch_size=64, ema=0.9998, save_every=2000, sample_every=4500))
 
 # %% ../nbs/18_presets.ipynb #6fb9cdb3
 _SIZES = {'b': (768, 24, 12), 'l': (1024, 32, 16), 'h': (1280, 40, 16)}         # width, blocks, heads
