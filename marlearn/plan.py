@@ -80,9 +80,9 @@ def mean_known(c:ModelConfig)->int:
 class GPU:
     "What its data sheet promises"
     flops:float # FLOP/s of dense bf16 matrix products
-    memory:float # bytes
+    memory:float # bytes, about what PyTorch reports as the device's total (the 80 GB of an H100 are 79 GiB)
 
-GPUS = {'h100': GPU(989e12, 80e9), 'h200': GPU(989e12, 141e9), 'a100': GPU(312e12, 80e9), 'a100-40': GPU(312e12, 40e9), 'l40s': GPU(362e12, 48e9), 'rtx4090': GPU(165e12, 24e9)}
+GPUS = {'h100': GPU(989e12, 85.0e9), 'h200': GPU(989e12, 150.1e9), 'a100': GPU(312e12, 85.0e9), 'a100-40': GPU(312e12, 42.3e9), 'l40s': GPU(362e12, 47.7e9), 'rtx4090': GPU(165e12, 25.3e9)}
 
 # %% ../nbs/18_plan.ipynb #8255d2b1
 def block_bytes(c:ModelConfig, size:int)->int:
@@ -106,8 +106,10 @@ def activation_bytes(
 
 # %% ../nbs/18_plan.ipynb #dfc3b144
 def _held(c, weights, gpus, shard):
-    "Weights, gradients, moments and average; in pieces, and then one block is whole at a time"
-    return 20*weights if not shard else 20*weights/gpus + 4*weights/(c.encoder_blocks + c.decoder_blocks)
+    "Weights, gradients, moments and average, and the copy in bf16; in pieces (all but the copy), and then one block is whole at a time"
+    return 22*weights if not shard else 20*weights/gpus + 2*weights + 4*weights/(c.encoder_blocks + c.decoder_blocks)
+
+_USABLE = .93                                           # of a GPU's memory: the rest is CUDA's own, and gaps between tensors
 
 def _weights(c):
     with torch.device('meta'): return count_parameters(ImageModel(c))
@@ -138,7 +140,7 @@ def plan(
     fewest = c.n_tokens - round(c.n_tokens*c.min_mask_ratio)          # tokens are known at most: the fullest encoder
     held, remembered = _held(c, weights, gpus, shard), max(activation_bytes(c, at_once, k, recompute=t.recompute) for k in (0, fewest))
     memory = held + remembered
-    fits = memory <= .9*card.memory
+    fits = memory <= _USABLE*card.memory
     return {'parameters': weights, 'steps': t.steps, 'epochs': t.steps*t.batch_size/pictures, 'pictures at a time on a GPU': at_once, 'operations of a step': step, 'seconds of a step': step/(gpus*card.flops*share), 'hours': hours, 'GPU hours': hours*gpus,
             'memory of a GPU': memory, '  weights, gradients, moments, average': held, '  activations': remembered, 'memory it has': card.memory, 'fits': fits, 'checkpoint on disk': 16*weights*t.keep, 'latents on disk': pictures*2*c.n_tokens*c.token_dim*(2 if config.tokenizer.startswith('pixels') else 4),      # two orientations; mean and standard deviation in two bytes each, or a code's number in four
             'cost': None if price is None else hours*gpus*price, 'advice': '' if fits else _advice(config, gpus, card, shard)}
@@ -150,7 +152,7 @@ def _advice(config, gpus, card, shard):
     for least in (16, 1):                                                  # fewer pictures at a time than 16 keep a GPU waiting: only where nothing else helps
         for pieces, recompute in ((shard, t.recompute), (shard, True), (True, t.recompute), (True, True)):
             for accumulate in [k for k in range(t.accumulate, share + 1) if share % k == 0 and share//k >= min(least, share)]:
-                if _held(c, weights, gpus, pieces) + max(activation_bytes(c, share//accumulate, k, recompute=recompute) for k in fullest) <= .9*card.memory:
+                if _held(c, weights, gpus, pieces) + max(activation_bytes(c, share//accumulate, k, recompute=recompute) for k in fullest) <= _USABLE*card.memory:
                     changes = [f'--train.accumulate {accumulate}']*(accumulate != t.accumulate) + ['--train.recompute']*(recompute and not t.recompute) + ['--shard']*(pieces and not shard)
                     return f"it fits with {' '.join(changes)}"
     return 'it does not fit on such GPUs, whatever is changed: take more of them, or larger ones'
