@@ -59,12 +59,12 @@ def spread(seconds:list[float])->dict:
 def peak(
     dtype:torch.dtype,
     device,
-    sizes:tuple=(1024, 2048), # of square matrices
+    sizes:tuple|None=None, # of square matrices; None: large enough to keep the device busy
     seconds:float=1.0, # for every size
 )->float: # FLOP/s, the best that was seen
     "What a matrix product reaches here: the measure for everything else"
     best = 0.0
-    for n in sizes:
+    for n in sizes or ((4096, 8192) if torch.device(device).type == 'cuda' else (1024, 2048)):
         a, w = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
         F.linear(a, w)
         stop = time.perf_counter() + seconds

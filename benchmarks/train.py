@@ -3,7 +3,7 @@ import argparse, copy, resource, subprocess, sys, json
 from pathlib import Path
 import torch
 from marlearn.mar import ImageModel, count_parameters
-from marlearn.train import EMA, TrainConfig, lighter, make_optimizer, pick_device, pick_precision, step_generator, train_step
+from marlearn.train import EMA, TrainConfig, faster, lighter, make_optimizer, pick_device, pick_precision, step_generator, train_step
 from marlearn import plan as flops
 from . import plain
 from .common import MODELS, commit, machine, peak, side_by_side, spread, table, write
@@ -26,6 +26,7 @@ def work(name, mode, batch, device, seed=0):
         return plain_step
     train = TrainConfig(lr=1e-4)
     ema, opt, (dtype, _) = EMA(model, 0.9999), make_optimizer(model, train), pick_precision(device)
+    if mode == 'fast, compiled': faster(model).__enter__()                      # for as long as the model lives
     def step(recomputed=mode == 'fast, recomputed'):
         with lighter(model, recomputed): parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
         ema.update(model, 10**6)
@@ -54,11 +55,12 @@ def report_memory(name, mode, batch, device):
         print(1024*int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]))
     else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
 
-def measure(name, batch, repeats, device, highest, memory=True):
+def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     "One model's rows of the table"
     fast = work(name, 'fast', batch, device)                                    # one model for both of its modes: three would not fit
-    seconds, rows = side_by_side({'plain': work(name, 'plain', batch, device), 'fast': fast, 'fast, recomputed': lambda: fast(True)}, repeats, device), []
-    del fast
+    cases = {'plain': work(name, 'plain', batch, device), 'fast': fast, 'fast, recomputed': lambda: fast(True)} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
+    seconds, rows = side_by_side(cases, repeats, device), []
+    del fast, cases
     necessary = flops.training(MODELS[name], batch, known_tokens(name, batch, device))
     for mode, all_seconds in seconds.items():
         s = spread(all_seconds)
@@ -72,6 +74,7 @@ if __name__ == '__main__':
     parser.add_argument('--model', nargs='+', default=['toy'], choices=list(MODELS))
     parser.add_argument('--batch', type=int, help='images per step (default: 64 for the toy, 4 for MAR-B and -L, 2 for MAR-H)')
     parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--compile', action='store_true', help='also with torch.compile (one more model in memory, and minutes before the first step)')
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/train.json'))
     args = parser.parse_args()
@@ -80,7 +83,7 @@ if __name__ == '__main__':
     best, rows = max(highest.values()), []
     print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
     for name in args.model:
-        rows += measure(name, args.batch or BATCH[name], args.repeats, args.device, best)
+        rows += measure(name, args.batch or BATCH[name], args.repeats, args.device, best, compiled=args.compile)
         print(table([r | {'seconds': r['seconds']['median'], 'memory GB': r['peak_memory_gb'], 'x plain': r['ratio'], 'images/s': r['images_per_second'], 'of peak': r['share_of_peak']} for r in rows],
                     ['model', 'mode', 'seconds', 'x plain', 'images/s', 'of peak', 'memory GB']))
     write({'what': 'one training step', 'command': ' '.join(['python -m benchmarks.train', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

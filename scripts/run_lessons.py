@@ -3,7 +3,7 @@
     python scripts/run_lessons.py 11_mar 12_generate     (nothing: all of them, in order)
 
 Progress bars, logs (stderr) and widgets, which need a kernel, are dropped, figures become palette images where that changes no pixel visibly, and nbdev-clean does the rest."""
-import argparse, base64, io, subprocess, sys, time
+import argparse, base64, io, os, subprocess, sys, tempfile, time
 from pathlib import Path
 import nbformat, numpy as np
 from nbclient import NotebookClient
@@ -25,7 +25,9 @@ def smaller(png:str)->str:
 
 def run(path:Path):
     notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    with tempfile.TemporaryDirectory() as nobody:                        # the reader's progress, not that of whoever runs this
+        os.environ['MARLEARN_PROGRESS'] = f'{nobody}/progress.json'
+        NotebookClient(notebook, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
     for cell in notebook.cells:
         if cell.cell_type != 'code': continue
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and WIDGET not in o.get('data', {})]

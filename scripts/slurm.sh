@@ -21,3 +21,6 @@ srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node=8 --max-restarts=3 --shu
 last=$(ls -d runs/mar-l/checkpoints/step-???????? | tail -n 1)
 steps=$(python -c "from marlearn.presets import mar_large; print(f'{mar_large().train.steps:08d}')")
 [ "${last#*step-}" = "$steps" ] || scontrol requeue "$SLURM_JOB_ID"
+
+# When it is done, the same line with another command measures it; all GPUs draw, into runs/mar-l/evaluation-pictures, and a repeated command goes on:
+#   srun torchrun ... -m marlearn evaluate --checkpoint runs/mar-l --num-images 50000 --seeds 1 --cfg-scale 3.0 --ar-steps 256 --diff-steps 100 --features inception --data VIRTUAL_imagenet256_labeled.npz --out runs/mar-l/evaluation.json

@@ -55,6 +55,18 @@ def test_two_processes_are_one_that_does_both_parts(runs, how, ema):
     assert [r['step'] for r in a] == [r['step'] for r in b] == list(range(1, 41))
     assert max(abs(x['loss'] - y['loss']) for x, y in zip(a, b)) < 1e-4
 
+def test_two_machines_are_one_with_two_processes(runs, tmp_path):
+    "scripts/nodes.sh, started twice"
+    import socket
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    script = str(Path(__file__).resolve().parent.parent/'scripts'/'nodes.sh')
+    env = ENV | {'PORT': str(port), 'PYTHON': sys.executable}
+    machines = [subprocess.Popen(['bash', script, '127.0.0.1', '2', '1', *map(str, RUN), '--out', str(tmp_path/'run')], env=env, stdout=open(tmp_path/f'log{k}', 'w'), stderr=subprocess.STDOUT) for k in range(2)]
+    for k, m in enumerate(machines): assert m.wait(timeout=200) == 0, (tmp_path/f'log{k}').read_text()[-3000:]
+    assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp'))
+    help = subprocess.run(['bash', script], capture_output=True, text=True)
+    assert help.returncode == 2 and 'ADDRESS MACHINES GPUS_OF_EACH' in help.stdout
+
 def test_parts_differ(tmp_path, runs):
     run(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
     assert (weights(tmp_path/'whole') - weights(runs/'one')).abs().max() > 1e-3
