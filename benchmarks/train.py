@@ -57,16 +57,17 @@ def report_memory(name, mode, batch, device):
 
 def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     "One model's rows of the table"
-    fast = work(name, 'fast', batch, device)                                    # one model for both of its modes: three would not fit
+    modes = ['plain', 'fast', 'fast, recomputed'] + ['fast, compiled']*compiled
+    memory = {mode: peak_memory(name, mode, batch, device)/1e9 if memory else None for mode in modes}      # first: later this process is large itself
+    fast = work(name, 'fast', batch, device)                                    # one model for two of its modes: one more would not fit
     cases = {'plain': work(name, 'plain', batch, device), 'fast': fast, 'fast, recomputed': lambda: fast(True)} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
     seconds, rows = side_by_side(cases, repeats, device), []
-    del fast, cases
     necessary = flops.training(MODELS[name], batch, known_tokens(name, batch, device))
     for mode, all_seconds in seconds.items():
         s = spread(all_seconds)
         rows.append({'model': name, 'mode': mode, 'batch': batch, 'parameters': count_parameters(ImageModel(MODELS[name])), 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'],
                      'images_per_second': batch/s['median'], 'flops_necessary': necessary, 'gflops_per_second': necessary/s['median']/1e9, 'share_of_peak': necessary/s['median']/highest,
-                     'peak_memory_gb': peak_memory(name, mode, batch, device)/1e9 if memory else None, 'all_seconds': all_seconds})
+                     'peak_memory_gb': memory[mode], 'all_seconds': all_seconds})
     return rows
 
 if __name__ == '__main__':

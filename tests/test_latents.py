@@ -74,6 +74,21 @@ def test_every_flipped_bit_is_noticed(folder, tmp_path):
         bad = bytearray(good); bad[chance.randrange(128, len(good))] ^= 1 << chance.randrange(8); f.write_bytes(bytes(bad))
         with pytest.raises(ValueError, match='shard-00001.npy is damaged'): LatentData(tmp_path/'out').verify(quiet=True)
 
+@pytest.mark.parametrize('name', ['shard-00001.json', 'index.json', 'plan.json'])
+def test_a_changed_character_in_what_describes_the_cache_is_noticed_and_can_be_mended(name, folder, tmp_path):
+    make(tmp_path/'out', folder)
+    whole, f, chance = LatentData(tmp_path/'out'), tmp_path/'out'/name, random.Random(0)
+    good = f.read_bytes()
+    for _ in range(20):
+        bad = bytearray(good); at = chance.randrange(len(good)); bad[at] ^= 1 << chance.randrange(7); f.write_bytes(bytes(bad))
+        if name == 'plan.json': (tmp_path/'out/index.json').unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=f'{name} (cannot be read|is not as written).*(delete|Delete) it'): make(tmp_path/'out', folder) if name == 'plan.json' else LatentData(tmp_path/'out')
+    f.unlink()                                                             # as the message says
+    if name.startswith('shard'): f.with_suffix('.npy').unlink()
+    make(tmp_path/'out', folder)
+    again = LatentData(tmp_path/'out')
+    assert torch.equal(again.labels, whole.labels) and torch.equal(again.batch(torch.arange(80), step_generator(0, 0))[0], whole.batch(torch.arange(80), step_generator(0, 0))[0])
+
 def test_no_room_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda p: type('Usage', (), {'free': 1000})())
     with pytest.raises(OSError, match='nothing was written'): make(tmp_path/'out', folder)
