@@ -368,6 +368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'marlearn.latents._Shard': ('latents.html#_shard', 'marlearn/latents.py'),
                                   'marlearn.latents._Shard.__init__': ('latents.html#_shard.__init__', 'marlearn/latents.py'),
                                   'marlearn.latents._Shard.done': ('latents.html#_shard.done', 'marlearn/latents.py'),
+                                  'marlearn.latents._sealed': ('latents.html#_sealed', 'marlearn/latents.py'),
+                                  'marlearn.latents._unsealed': ('latents.html#_unsealed', 'marlearn/latents.py'),
                                   'marlearn.latents.encode_shard': ('latents.html#encode_shard', 'marlearn/latents.py'),
                                   'marlearn.latents.is_latents': ('latents.html#is_latents', 'marlearn/latents.py'),
                                   'marlearn.latents.picture_list': ('latents.html#picture_list', 'marlearn/latents.py'),

@@ -246,7 +246,7 @@ def centre_crop(
     picture:Image.Image, # any size, any mode
     img_size:int, # pixels per side of the result
 )->np.ndarray: # (3, img_size, img_size) uint8
-    "Shorter side to `img_size`, then the central square (the crop of ADM, which MAR App. B follows)"
+    "Shorter side to `img_size`, then the central square (the crop of ADM, which the official release of MAR uses)"
     if picture.mode.startswith('I'): picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))   # 16 bits a pixel: PIL would clip
     picture = picture.convert('RGB')
     while min(picture.size) >= 2*img_size: picture = picture.resize([s//2 for s in picture.size], Image.Resampling.BOX)

@@ -173,7 +173,7 @@ def denoise_step(
     temperature:float=1.0, # multiplies the noise that is added
     x0_limit:float|None=None, # see `heading`
 )->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
-    "One reverse step (MAR Eq. 2, with the learned variance); the last adds no noise"
+    "One reverse step (MAR §3.2, 'Sampler', with the learned variance); the last adds no noise"
     x0, v = heading(out, xt, t, schedule, x0_limit), out.float().chunk(2, dim=1)[1]
     std = (0.5*learned_log_variance(v, t, schedule)).exp()*(t > 0).unsqueeze(1)
     return posterior_mean(x0, xt, t, schedule) + temperature*std*noise, x0

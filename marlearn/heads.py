@@ -26,7 +26,7 @@ class HeadConfig:
     kind:str = 'diffusion' # one of KINDS
     blocks:int = 3 # residual blocks (diffusion, flow, energy)
     width:int = 1024 # W, channels inside
-    noise_levels:int = 4 # draws of (t, eps) per token and training step (diffusion, flow; MAR App. B)
+    noise_levels:int = 4 # draws of (t, eps) per token and training step (diffusion, flow; MAR §3.2)
     train_steps:int = 1000 # T; no more steps than this when sampling
     x0_limit:float|None = None # diffusion: when sampling, keep predicted tokens within this; None, as in the paper, asks for long training
     codes:int = 0 # V, entries of the tokenizer's codebook (cross-entropy)
@@ -58,7 +58,7 @@ def modulate(
 
 # %% ../nbs/09_heads.ipynb #303a4846
 class HeadBlock(nn.Module):
-    "LayerNorm, linear, SiLU, linear beside a shortcut; the condition sets shift, scale and gate (MAR §3.3)"
+    "LayerNorm, linear, SiLU, linear beside a shortcut; the condition sets shift, scale and gate (MAR §4.1)"
     def __init__(self, width):
         super().__init__()
         self.norm, self.up, self.down = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, width), nn.Linear(width, width)
@@ -70,7 +70,7 @@ class HeadBlock(nn.Module):
 
 # %% ../nbs/09_heads.ipynb #0dae1c2b
 class DenoisingMLP(nn.Module):
-    "Predict the noise in a token, given its noise level and z; rows never see each other (MAR §3.3)"
+    "Predict the noise in a token, given its noise level and z; rows never see each other (MAR §4.1)"
     def __init__(self,
         token_dim:int, # P
         z_dim:int, # D
@@ -148,7 +148,7 @@ def with_guidance(
 SAMPLERS = {'ddpm': sample_tokens, 'ddim': ddim_tokens, 'dpm++': dpm_solver_tokens}
 
 class DiffusionHead(Head):
-    "The diffusion loss: any z, any continuous token (MAR §3.2, §3.3)"
+    "The diffusion loss: any z, any continuous token (MAR §3.2, §4.1)"
     sample_options = ('diff_steps', 'sampler')
     def __init__(self,
         token_dim:int, # P

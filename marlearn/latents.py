@@ -47,6 +47,18 @@ def picture_reader(path:Path):
     members = {m.name.removeprefix('./'): m for m in tar if m.isfile()}
     return lambda name: tar.extractfile(members[name]).read()
 
+def _sealed(record:dict)->str:
+    "As JSON, with a checksum of itself: a label or a class name that changed on the disk must not pass"
+    return json.dumps(record | {'check': zlib.crc32(json.dumps(record).encode())})
+
+def _unsealed(path:Path)->dict:
+    "Read what `_sealed` wrote"
+    try: record = json.loads(path.read_text())
+    except (ValueError, OSError) as e: raise ValueError(f"{path} cannot be read: {e}") from None
+    check = record.pop('check', None) if isinstance(record, dict) else None
+    if check != zlib.crc32(json.dumps(record).encode()): raise ValueError(f"{path} is not as written")
+    return record
+
 class _Shard:
     "Where a shard's files lie"
     def __init__(self, folder, k): self.rows, self.about = Path(folder)/f'shard-{k:05d}.npy', Path(folder)/f'shard-{k:05d}.json'
@@ -87,7 +99,7 @@ def encode_shard(
     try:
         with open(new, 'wb') as f: np.save(f, table); f.flush(); os.fsync(f.fileno())
         os.replace(new, shard.rows)
-        new.write_text(json.dumps(about)); os.replace(new, shard.about)
+        new.write_text(_sealed(about)); os.replace(new, shard.about)
     except OSError as e: raise OSError(f"{shard.rows} could not be written: {e}; free some space and run the same command again, finished shards are kept") from None
     finally: new.unlink(missing_ok=True)
 
@@ -114,13 +126,14 @@ def write_latents(
     need = (len(names) - done*shard_size)*2*row_bytes(N, P, certain, exact)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder/'plan.json').exists():
-        before = json.loads((folder/'plan.json').read_text())
+        try: before = _unsealed(folder/'plan.json')
+        except ValueError as e: raise ValueError(f"{e}: delete it, and run the same command again") from None
         if other := [f'{k} was {str(before.get(k))[:60]}, is {str(plan[k])[:60]}' for k in plan if before.get(k) != plan[k]]: raise ValueError(f"{folder} holds latents of something else: {'; '.join(other)}: choose another folder")
     if need > (free := shutil.disk_usage(folder).free): raise OSError(f"{folder} needs {need/1e9:.2g} GB more for {len(names)} pictures, and {free/1e9:.2g} GB are free: nothing was written")
     if rank == 0 and not (folder/'tokenizer'/'tokenizer.json').exists(): save_tokenizer(tokenizer, folder/'tokenizer')
     if not (folder/'plan.json').exists():
         new = folder/f'plan.unfinished-{os.getpid()}'
-        new.write_text(json.dumps(plan)); os.replace(new, folder/'plan.json')
+        new.write_text(_sealed(plan)); os.replace(new, folder/'plan.json')
     for left in folder.glob('shard-*.unfinished-*'):
         if not Path(f"/proc/{left.suffix.split('-')[-1]}").exists(): left.unlink(missing_ok=True)     # of a process that is no more
     mine = [k for k in range(rank, n_shards, world) if not shards[k].done()]
@@ -130,12 +143,15 @@ def write_latents(
             part = slice(k*shard_size, (k + 1)*shard_size)
             encode_shard(folder, k, read, names[part], labels[part], tokenizer, img_size=img_size, device=device, dtype=dtype, batch_size=batch_size, bar=bar)
     if not all(s.done() for s in shards): return None                                        # whoever is last writes the index
-    abouts = [json.loads(s.about.read_text()) for s in shards]
+    abouts = []
+    for s in shards:
+        try: abouts.append(_unsealed(s.about))
+        except ValueError as e: raise ValueError(f"{e}: delete it and {s.rows.name}, and run the same command again") from None
     broken = [b for a in abouts for b in a['broken']]
     if len(broken) == len(names): raise ValueError(f"none of the {len(names)} pictures in {path} could be read; the first: {broken[0]}")
     index = plan | {'rows': [a['shape'][0] for a in abouts], 'bytes': [a['bytes'] for a in abouts], 'broken': broken}
     new = folder/f'index.unfinished-{os.getpid()}'
-    new.write_text(json.dumps(index)); os.replace(new, folder/'index.json')
+    new.write_text(_sealed(index)); os.replace(new, folder/'index.json')
     if broken: warnings.warn(f"skipped {len(broken)} of {len(names)} pictures that could not be read, listed in {folder/'index.json'}: " + '; '.join(broken[:5]) + (' ...' if len(broken) > 5 else ''))
     return index
 
@@ -149,12 +165,13 @@ class LatentData:
     def __init__(self, folder:Path):
         self.folder = folder = Path(folder)
         if not (folder/'index.json').exists(): raise FileNotFoundError(f"{folder} is not complete ({len(list(folder.glob('shard-*.json')))} shards are): run the same `marlearn cache` command again" if is_latents(folder) else f"there are no latents in {folder}: make some with `marlearn cache`")
-        self.index = index = json.loads((folder/'index.json').read_text())
+        try: self.index = index = _unsealed(folder/'index.json')
+        except ValueError as e: raise ValueError(f"{e}: delete it and run the same `marlearn cache` command again, the shards are kept") from None
         self.classes, self.shards, self.crc, labels = tuple(index['classes']), [], [], []
         for k, (n, size) in enumerate(zip(index['rows'], index['bytes'])):
             shard = _Shard(folder, k)
             try:
-                about, rows = json.loads(shard.about.read_text()), np.load(shard.rows, mmap_mode='r' if n else None)       # nothing cannot be mapped
+                about, rows = _unsealed(shard.about), np.load(shard.rows, mmap_mode='r' if n else None)       # nothing cannot be mapped
                 if rows.shape[0] != n or rows.nbytes != size or len(about['crc']) != 2*n: raise ValueError(f'it holds {rows.shape[0]} pictures in {rows.nbytes} bytes, not {n} in {size}')
             except (OSError, ValueError, KeyError) as e: raise ValueError(f"{shard.rows} is damaged: {e}. Delete it and {shard.about.name} and run `marlearn cache` again: only this shard is made anew") from None
             self.shards.append(rows.reshape(2*n, *rows.shape[2:])); self.crc.append(np.array(about['crc'], np.uint32)); labels.append(np.repeat(about['labels'], 2))

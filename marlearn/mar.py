@@ -29,7 +29,7 @@ class ModelConfig:
     decoder_blocks:int = 12
     heads:int = 12 # of attention
     mlp_ratio:float = 4.0 # hidden width of the block's MLP / D
-    class_slots:int = 64 # copies of the class token in front of the image (MAR App. B)
+    class_slots:int = 64 # copies of the class token in front of the image (MAR §4.2)
     dropout:float = 0.1 # attention and projections
     label_drop:float = 0.1 # share of training labels replaced by the null class, for guidance
     min_mask_ratio:float = 0.7 # least share of hidden tokens in training
@@ -53,7 +53,7 @@ class ModelConfig:
 
 # %% ../nbs/11_mar.ipynb #2d00b0b4
 class MAR(nn.Module):
-    "Known tokens + class to z, a condition for every position (MAR §3.4, App. B)"
+    "Known tokens + class to z, a condition for every position (MAR §3.4, §4.2)"
     def __init__(self, config:ModelConfig):
         super().__init__()
         D, S, N = config.width, config.class_slots, config.n_tokens

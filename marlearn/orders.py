@@ -121,7 +121,7 @@ def mask_ratio(
     mean:float=1.0, std:float=0.25, # of the normal distribution before it is cut
     low:float=0.7, high:float=1.0, # where it is cut off
 )->Tensor: # share of hidden tokens, in [low, high]
-    "Inverse distribution function of the truncated normal (MAR App. B)"
+    "Inverse distribution function of the truncated normal (MAR §4.2 for the range, the official release for the distribution)"
     u = torch.as_tensor(u, dtype=torch.float64)
     a, b = (torch.special.ndtr(torch.tensor((x - mean)/std, dtype=torch.float64)) for x in (low, high))
     return (mean + std*torch.special.ndtri(a + u*(b - a))).clamp(low, high)

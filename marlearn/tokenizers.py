@@ -25,7 +25,7 @@ def patchify(
     grid:Tensor, # (B, C, H, W) pictures or latents
     patch:int, # cells per side of one token
 )->Tensor: # (B, N, P), N = HW/patch**2 in raster order, P = C*patch**2 in the order channel, row, column
-    "Cut a grid into square tokens (MAR App. B; the layout of the official code)"
+    "Cut a grid into square tokens (the layout of MAR's official code)"
     B, C, H, W = grid.shape
     if H % patch or W % patch: raise ValueError(f"a grid of {H}x{W} cannot be cut into {patch}x{patch} tokens")
     cut = grid.reshape(B, C, H//patch, patch, W//patch, patch)

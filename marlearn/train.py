@@ -40,7 +40,7 @@ class TrainConfig:
     lr:float = 1e-3 # highest learning rate (paper: 8e-4 at batch 2048)
     warmup:float = 0.05 # share of the steps in which the rate rises linearly (paper: 100 of 400 epochs)
     decay:bool = True # cosine to zero after the warm-up; False: constant, as in the paper
-    weight_decay:float = 0.02 # on matrices outside the head (MAR App. B)
+    weight_decay:float = 0.02 # on matrices outside the head (MAR App. B; that biases, norms and the head are left out: official release)
     clip:float = 3.0 # largest norm of the gradient
     ema:float = 0.9999 # decay of the averaged weights once warmed up
     seed:int = 0 # data order, masks, noise, dropout

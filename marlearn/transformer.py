@@ -81,7 +81,7 @@ class MLP(nn.Module):
 
 # %% ../nbs/06_transformer.ipynb #0f9395fa
 class Block(nn.Module):
-    "Pre-norm transformer block: attention mixes tokens, the MLP works on each (ViT; MAR App. B)"
+    "Pre-norm transformer block: attention mixes tokens, the MLP works on each (ViT; MAR §4.2)"
     def __init__(self,
         width:int, # D
         heads:int,

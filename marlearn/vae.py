@@ -196,7 +196,7 @@ class VAE(nn.Module):
 
 # %% ../nbs/03_vae.ipynb #054a9ff7
 def kl16()->VAEConfig:
-    "The tokenizer of MAR's ImageNet models: 256x256 pictures to 16x16 latents of 16 channels (MAR App. B)"
+    "The tokenizer of MAR's ImageNet models: 256x256 pictures to 16x16 latents of 16 channels (MAR §4.2)"
     return VAEConfig(width=128, mults=(1, 1, 2, 2, 4), res_blocks=2, attn_levels=(4,), latent_channels=16, embed_dim=16, norm_groups=32)
 
 def kl8()->VAEConfig:

@@ -36,7 +36,7 @@ def speed_cell()->str:
                       '| | plain | fast | ratio | share of the matrix-product peak | ratio at the whole peak | memory |', '|---|---|---|---|---|---|---|', *lines, '',
                       '![Left: how many times as fast as the plain algorithm. Right: Frechet distance over time for many ways of drawing](images/speed.png)', '', f"The approximate way was chosen on the right: of the ways whose distance three seeds cannot tell from that of the exact way, the fastest with the shipped head. Repeat it with `python -m benchmarks.train --model toy mar-b`, `benchmarks.sample`, `benchmarks.heads`, `benchmarks.front` and `benchmarks.figure`. "
                       f"The share counts necessary work only, and is that of the best matrix product on the same machine; *ratio at the whole peak* is what an exact way would reach if nothing but these products took time. Matrix products in bfloat16 are {faster:.1f} times as fast as in float32 here, and that bounds every ratio; lesson 17 shows where the rest of the time goes.", '',
-                      f"`import marlearn` takes {top['torch, marlearn']:.2f} s on top of `import torch`, all that trains and draws {top['torch, all that trains and draws']:.2f} s (`python -m benchmarks.startup`)."])
+                      f"All that trains and draws takes {top['torch, all that trains and draws']:.2f} s to import on top of `import torch`, with all that measures {top['torch, all that measures too']:.2f} s (`python -m benchmarks.startup`)."])
 
 def with_tables(notebook:dict)->dict:
     "The index with its two tables as they should be"
