@@ -475,7 +475,8 @@ def _open_run(run, start):
     return log
 
 def _save_and_prune(run, keep, *, step, **what):
-    save_checkpoint(run/'checkpoints'/f'step-{step:08d}', step=step, **what)
+    try: save_checkpoint(run/'checkpoints'/f'step-{step:08d}', step=step, **what)
+    except OSError as e: raise OSError(f"the state after step {step} could not be saved: {e}. What was saved before is intact: make room, then go on with --resume") from None
     for old in _checkpoints(run)[:-keep]: shutil.rmtree(old, ignore_errors=True)
 
 def _stop_for_nan(run, step, train, tokens, labels, rank=0):
@@ -574,9 +575,10 @@ def fit(
     opt = make_optimizer(model, train)
     if resume_from: resume_optimizer(resume_from, model, opt)
     def save(step):
-        state = snapshot(model, ema, opt, keep=first)
-        if first: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, state=state, ranks={'world': ranks.world, 'parts': parts})
-        ranks.wait()
+        with ranks.watched(step):
+            state = snapshot(model, ema, opt, keep=first)
+            if first: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, state=state, ranks={'world': ranks.world, 'parts': parts})
+            ranks.wait()
     def batch(step):
         "This process's parts of a batch, and the generators that go on with them"
         generators = [step_generator(train.seed, step, device, part) for part in mine]

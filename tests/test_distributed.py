@@ -67,6 +67,16 @@ def test_two_machines_are_one_with_two_processes(runs, tmp_path):
     help = subprocess.run(['bash', script], capture_output=True, text=True)
     assert help.returncode == 2 and 'ADDRESS MACHINES GPUS_OF_EACH' in help.stdout
 
+def test_a_disk_that_fills_up_is_said_once_and_costs_nothing(runs, tmp_path):
+    "Files may not grow beyond 100 KB: no checkpoint can be written"
+    line = ['bash', '-c', 'ulimit -f 100; exec "$@"', 'limited', *command(2, *RUN, '--auto-resume', '--out', tmp_path/'run')]
+    done = subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=200)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and said.count('the state after step 20 could not be saved') == 1 and 'make room, then go on with --resume' in said and 'marlearn/train.py' not in said, said[-3000:]
+    assert list((tmp_path/'run/checkpoints').iterdir()) == []
+    run(2, *RUN, '--auto-resume', '--out', tmp_path/'run')
+    assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp'))
+
 def test_parts_differ(tmp_path, runs):
     run(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
     assert (weights(tmp_path/'whole') - weights(runs/'one')).abs().max() > 1e-3
