@@ -379,8 +379,9 @@ def result_name(
     what:str, # 'distance', 'score', 'precision' or 'recall'
     extractor:Extractor,
 )->str:
-    "What to call a result: only Inception's may be called FID and inception score"
+    "What to call a result: only Inception's may be called FID and inception score, only DINOv2's FDD (Stein et al. 2023)"
     if extractor.name == 'inception': return {'distance': 'FID', 'score': 'inception score'}.get(what, f'{what}, inception features')
+    if extractor.name.startswith('dinov2') and what == 'distance': return f'FDD, {extractor.name}'
     return {'distance': f'frechet distance, {extractor.name} features', 'score': f'class score, {extractor.name} probabilities'}.get(what, f'{what}, {extractor.name} features')
 
 def frechet_floor(

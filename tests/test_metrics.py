@@ -205,6 +205,8 @@ def test_only_inception_is_called_fid(small):
     names = [result_name(what, small) for what in ('distance', 'score', 'precision', 'recall')]
     assert len(set(names)) == 4 and all('random-classifier' in n and 'fid' not in n.lower() and 'inception' not in n.lower() for n in names)
     assert result_name('distance', Inception()) == 'FID' and result_name('score', Inception()) == 'inception score'
+    class Dino(Extractor): name = 'dinov2-vit-l-14'
+    assert result_name('distance', Dino()) == 'FDD, dinov2-vit-l-14' and 'features' in result_name('precision', Dino())
 
 @pytest.mark.parametrize('make, file', [(inception, 'weights-inception-2015-12-05-6726825d.pth'), (dinov2, 'dinov2_vitl14_pretrain.pth')])
 def test_missing_weights_are_named_and_never_fetched(make, file, tmp_path, monkeypatch):
