@@ -506,6 +506,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'marlearn.plan.backbone': ('plan.html#backbone', 'marlearn/plan.py'),
                                'marlearn.plan.block': ('plan.html#block', 'marlearn/plan.py'),
                                'marlearn.plan.block_bytes': ('plan.html#block_bytes', 'marlearn/plan.py'),
+                               'marlearn.plan.encoding': ('plan.html#encoding', 'marlearn/plan.py'),
                                'marlearn.plan.generation': ('plan.html#generation', 'marlearn/plan.py'),
                                'marlearn.plan.head_call': ('plan.html#head_call', 'marlearn/plan.py'),
                                'marlearn.plan.head_loss': ('plan.html#head_loss', 'marlearn/plan.py'),

@@ -315,11 +315,12 @@ class Plan(RunConfig):
     share:float = 0.2 # of its peak that becomes training; measure yours. 0.2: about that of the official release's MAR-L on H100
     pictures:int|None = None # in the training set; nothing: ImageNet's 1,281,167 for 1000 classes, else CIFAR-10's 50,000
     shard:bool = False # as for `marlearn train`
+    online:bool = False # no latent cache: every picture is encoded again whenever it is shown (counted for kl16, kl8, vq16 and pixels)
     price:float|None = None # of a GPU for an hour, in any currency
 
     def run(self):
         config = RunConfig(**{f.name: getattr(self, f.name) for f in fields(RunConfig)})
-        found = plan(config, gpus=self.gpus, gpu=self.gpu, share=self.share, pictures=self.pictures or (EPOCH if config.model.n_classes == 1000 else 50_000), shard=self.shard, price=self.price)
+        found = plan(config, gpus=self.gpus, gpu=self.gpu, share=self.share, pictures=self.pictures or (EPOCH if config.model.n_classes == 1000 else 50_000), shard=self.shard, online=self.online, price=self.price)
         scale = {'parameters': (1e6, 'M'), 'operations of a step': (1e12, 'TFLOP'), 'hours': (1, 'h'), 'GPU hours': (1, 'h'), 'seconds of a step': (1, 's'), 'epochs': (1, '')}
         for name, value in found.items():
             if name in ('fits', 'advice') or value is None: continue

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['GPUS', 'EPOCH', 'linear', 'block', 'backbone', 'head_call', 'head_times', 'head_loss', 'training', 'generation',
-           'mean_known', 'GPU', 'block_bytes', 'activation_bytes', 'plan']
+           'encoding', 'mean_known', 'GPU', 'block_bytes', 'activation_bytes', 'plan']
 
 # %% ../nbs/18_plan.ipynb #2cf4fa1a
 from dataclasses import dataclass, replace
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from .mar import ImageModel, ModelConfig, count_parameters
 from .orders import make_counts, mask_ratio
+from .tokenizers import TOKENIZERS
 from .train import RunConfig
+from .vae import VAE
 
 # %% ../nbs/18_plan.ipynb #eba4d3be
 def linear(rows, inputs, outputs):
@@ -69,6 +72,17 @@ def generation(c:ModelConfig, B, ar_steps, diff_steps, guided, plain=False):
     return total + (0 if plain else head_times(c, diff_steps))
 
 # %% ../nbs/18_plan.ipynb #ad9721fa
+def encoding(
+    tokenizer:str, # 'kl16', 'kl8', 'vq16' or another key of `TOKENIZERS`, or pixels
+    img_size:int, # pixels per side
+)->int: # operations
+    "What it takes to encode one picture, counted by running the architecture without numbers"
+    name = tokenizer.removesuffix('-continuous')
+    if name.startswith('pixels'): return 0
+    if name not in TOKENIZERS: raise ValueError(f"the architecture of tokenizer {tokenizer!r} is not known here; of {', '.join(TOKENIZERS)} it is. With a latent cache it does not matter")
+    with torch.device('meta'), FlopCounterMode(display=False) as counter: VAE(TOKENIZERS[name].net).encode(torch.zeros(1, 3, img_size, img_size))
+    return counter.get_total_flops()
+
 def mean_known(c:ModelConfig)->int:
     "Tokens that a training step shows on average"
     if c.backbone == 'causal': return 0
@@ -124,6 +138,7 @@ def plan(
     share:float=0.2, # of its peak that becomes training; 0.2: about that of the official release's MAR-L on H100
     pictures:int=EPOCH, # in the training set
     shard:bool=False,
+    online:bool=False, # without a latent cache: every picture is encoded again whenever it is shown
     price:float|None=None, # of a GPU for an hour
 )->dict: # numbers by name, with 'fits' and 'advice'
     "What a run will take: time, memory of each GPU, disk"
@@ -134,7 +149,7 @@ def plan(
     if t.batch_size % (gpus*t.accumulate): raise ValueError(f"a batch of {t.batch_size} cannot be shared by {gpus} GPUs x accumulate={t.accumulate}: it must be a multiple of {gpus*t.accumulate}")
     known, at_once = mean_known(c), t.batch_size//(gpus*t.accumulate)
     weights = _weights(c)
-    step = training(c, t.batch_size, known)
+    step = training(c, t.batch_size, known) + (t.batch_size*encoding(config.tokenizer, config.img_size) if online else 0)
     if t.recompute: step += t.batch_size*(backbone(c, 1, known) + head_loss(c, c.n_tokens - known)[0])
     hours = t.steps*step/(gpus*card.flops*share)/3600
     fewest = c.n_tokens - round(c.n_tokens*c.min_mask_ratio)          # tokens are known at most: the fullest encoder
@@ -142,7 +157,7 @@ def plan(
     memory = held + remembered
     fits = memory <= _USABLE*card.memory
     return {'parameters': weights, 'steps': t.steps, 'epochs': t.steps*t.batch_size/pictures, 'pictures at a time on a GPU': at_once, 'operations of a step': step, 'seconds of a step': step/(gpus*card.flops*share), 'hours': hours, 'GPU hours': hours*gpus,
-            'memory of a GPU': memory, '  weights, gradients, moments, average': held, '  activations': remembered, 'memory it has': card.memory, 'fits': fits, 'checkpoint on disk': 16*weights*t.keep, 'latents on disk': pictures*2*c.n_tokens*c.token_dim*(2 if config.tokenizer.startswith('pixels') else 4),      # two orientations; mean and standard deviation in two bytes each, or a code's number in four
+            'memory of a GPU': memory, '  weights, gradients, moments, average': held, '  activations': remembered, 'memory it has': card.memory, 'fits': fits, 'checkpoint on disk': 16*weights*t.keep, 'latents on disk': 0 if online else pictures*2*c.n_tokens*c.token_dim*(2 if config.tokenizer.startswith('pixels') else 4),      # two orientations; mean and standard deviation in two bytes each, or a code's number in four
             'cost': None if price is None else hours*gpus*price, 'advice': '' if fits else _advice(config, gpus, card, shard)}
 
 def _advice(config, gpus, card, shard):

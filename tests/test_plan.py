@@ -12,6 +12,20 @@ def test_official_training_time():
     assert found['hours'] == pytest.approx(35, rel=.25) and 399 < found['epochs'] < 401
     assert found['pictures at a time on a GPU'] == 128 and found['fits']             # as it did there
 
+def test_official_training_time_without_a_cache():
+    "The same on 32 H100, encoding on the way: 1 day 7 hours; and the encoder's operations are those of an encoder that really runs"
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from marlearn.plan import encoding
+    from marlearn.vae import VAE, kl16
+    with torch.no_grad(), FlopCounterMode(display=False) as counter: VAE(kl16()).encode(torch.zeros(1, 3, 64, 64))
+    assert encoding('kl16', 64) == counter.get_total_flops() and encoding('pixels-4', 64) == 0
+    run = mar_large()
+    run = replace(run, train=replace(run.train, steps=400*1_281_167//2048))
+    found, cached = plan(run, gpus=32, online=True, share=.15), plan(run, gpus=32, share=.15)
+    assert found['hours'] == pytest.approx(31, rel=.1) and found['hours'] > cached['hours'] and found['latents on disk'] == 0
+    with pytest.raises(ValueError, match="of tokenizer 'mine' is not known"): plan(replace(run, tokenizer='mine'), gpus=32, online=True)
+
 def test_time_is_operations_over_speed():
     run = mar_huge()
     found = plan(run, gpus=32, gpu='a100', share=.3, price=2.0)
