@@ -72,7 +72,7 @@ class Train(RunConfig):
         model = new_model(config.model, tokenizer)
         t = self.train
         n, name = (len(data)//2, f'latents in {self.data}') if cached else (len(data), data.name)
-        say(f"{n} pictures of {len(data.classes)} classes ({name}); {count_parameters(model)/1e6:.1f}M parameters; {t.steps} steps of {t.batch_size} "
+        say(f"{n} pictures of {len(data.classes)} classes{'' if len(data.classes) == self.model.n_classes else f', not {self.model.n_classes} as the preset has,'} ({name}); {count_parameters(model)/1e6:.1f}M parameters; {t.steps} steps of {t.batch_size} "
               f"on {f'{ranks.world} x ' if launched() else ''}{device} in {'bf16' if dtype == torch.bfloat16 else 'fp32'} ({why}); results in {out}")
         tokens = cached or encode_data(tokenizer, data, flip=t.flip, device=device, dtype=dtype, quiet=not first)
         which = pick_classes(len(data.classes))

@@ -316,8 +316,11 @@ def snapshot(
 )->dict[str, dict[str, Tensor]]: # 'model', 'ema', 'optimizer': tensors by name
     "What a checkpoint stores. Of a sharded model every process must call this: the pieces are put together"
     def whole(tensors):
-        full = {k: v.full_tensor().cpu() if hasattr(v, 'full_tensor') else v for k, v in tensors.items()}
-        return full if keep else {}
+        full = {}
+        for k, v in tensors.items():                   # one after another: only who keeps them may ever hold all
+            v = v.full_tensor() if (pieces := hasattr(v, 'full_tensor')) else v
+            if keep: full[k] = v.cpu() if pieces else v
+        return full
     state = {'model': whole(model.state_dict())}
     if ema: state['ema'] = whole(ema.model.state_dict())
     if opt:
