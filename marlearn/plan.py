@@ -94,7 +94,7 @@ def mean_known(c:ModelConfig)->int:
 class GPU:
     "What its data sheet promises"
     flops:float # FLOP/s of dense bf16 matrix products
-    memory:float # bytes, about what PyTorch reports as the device's total (the 80 GB of an H100 are 79 GiB)
+    memory:float # bytes in all, as far as known from listings; not measured by us
 
 GPUS = {'h100': GPU(989e12, 85.0e9), 'h200': GPU(989e12, 150.1e9), 'a100': GPU(312e12, 85.0e9), 'a100-40': GPU(312e12, 42.3e9), 'l40s': GPU(362e12, 47.7e9), 'rtx4090': GPU(165e12, 25.3e9)}
 
@@ -123,7 +123,7 @@ def _held(c, weights, gpus, shard):
     "Weights, gradients, moments and average, and the copy in bf16; in pieces (all but the copy), and then one block is whole at a time"
     return 22*weights if not shard else 20*weights/gpus + 2*weights + 4*weights/(c.encoder_blocks + c.decoder_blocks)
 
-_USABLE = .93                                           # of a GPU's memory: the rest is CUDA's own, and gaps between tensors
+_USABLE = .93           # of a GPU's memory: the rest is CUDA's own, and gaps between tensors. Set with the official MAR-L run in view, which fitted and by our count takes .90; not measured
 
 def _weights(c):
     with torch.device('meta'): return count_parameters(ImageModel(c))
