@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOKENIZERS', 'patchify', 'unpatchify', 'Tokenizer', 'PixelTokenizer', 'KLTokenizer', 'VQTokenizer', 'save_weights',
-           'load_weights', 'tokenizer_from', 'save_tokenizer', 'load_tokenizer', 'pretrained', 'measure_scale',
-           'TokenizerConfig', 'fit_tokenizer']
+           'read_weights', 'load_weights', 'tokenizer_from', 'save_tokenizer', 'load_tokenizer', 'pretrained',
+           'measure_scale', 'TokenizerConfig', 'fit_tokenizer']
 
 # %% ../nbs/05_tokenizers.ipynb #bb927dc5
 import json, math
@@ -221,19 +221,25 @@ def save_weights(
     except SafetensorError as e: raise OSError(f"{path} could not be written: {e}") from None
 
 # %% ../nbs/05_tokenizers.ipynb #2a75fe23
+def read_weights(
+    path:Path, # a .safetensors file
+    want:dict[str, Tensor], # names and shapes that it must have
+)->dict[str, Tensor]:
+    "Tensors by name; a truncated file or other names or shapes are refused in words"
+    try: weights = load_file(path)
+    except FileNotFoundError: raise FileNotFoundError(f"there is no {path}") from None
+    except (SafetensorError, OSError) as e: raise ValueError(f"{path} is damaged or no safetensors file: {e}") from None
+    wrong = ([f'missing {k}' for k in want.keys() - weights.keys()] + [f'unexpected {k}' for k in weights.keys() - want.keys()] +
+             [f'{k} is {tuple(weights[k].shape)}, not {tuple(want[k].shape)}' for k in want.keys() & weights.keys() if weights[k].shape != want[k].shape])
+    if wrong: raise ValueError(f"{path} does not fit this model: {'; '.join(sorted(wrong)[:8])}" + (f' and {len(wrong)-8} more' if len(wrong) > 8 else ''))
+    return weights
+
 def load_weights(
     module:nn.Module, # receives the weights
     path:Path, # a .safetensors file
 ):
-    "Fill a module from a file; a truncated file or other names or shapes are refused in words"
-    try: weights = load_file(path)
-    except FileNotFoundError: raise FileNotFoundError(f"there is no {path}") from None
-    except (SafetensorError, OSError) as e: raise ValueError(f"{path} is damaged or no safetensors file: {e}") from None
-    want = module.state_dict()
-    wrong = ([f'missing {k}' for k in want.keys() - weights.keys()] + [f'unexpected {k}' for k in weights.keys() - want.keys()] +
-             [f'{k} is {tuple(weights[k].shape)}, not {tuple(want[k].shape)}' for k in want.keys() & weights.keys() if weights[k].shape != want[k].shape])
-    if wrong: raise ValueError(f"{path} does not fit this model: {'; '.join(sorted(wrong)[:8])}" + (f' and {len(wrong)-8} more' if len(wrong) > 8 else ''))
-    module.load_state_dict(weights)
+    "Fill a module from a file, if the file fits"
+    module.load_state_dict(read_weights(path, module.state_dict()))
 
 # %% ../nbs/05_tokenizers.ipynb #0f520235
 def tokenizer_from(

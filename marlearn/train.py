@@ -6,8 +6,8 @@
 __all__ = ['TrainConfig', 'RunConfig', 'run_config_from', 'fitted', 'new_model', 'pick_device', 'pick_precision', 'autocast',
            'TokenData', 'encode_data', 'batch_index', 'step_generator', 'seeded_dropout', 'make_optimizer',
            'learning_rate', 'train_step', 'ema_decay', 'EMA', 'snapshot', 'save_checkpoint', 'check_checkpoint',
-           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'resume_weights', 'resume_optimizer',
-           'read_log', 'lighter', 'faster', 'ahead', 'Alone', 'Stopped', 'shared_n_known', 'fit']
+           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'read_log', 'lighter', 'faster', 'ahead',
+           'Alone', 'Stopped', 'shared_n_known', 'fit']
 
 # %% ../nbs/13_train.ipynb #c0291e5c
 import copy, functools, hashlib, json, math, shutil, time, warnings
@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
@@ -28,7 +26,7 @@ from .data import ImageData, new_folder
 from .heads import HeadBlock
 from .mar import ImageModel, ModelConfig, model_config_from
 from .orders import draw_n_known
-from .tokenizers import Tokenizer, load_tokenizer, load_weights, save_tokenizer, save_weights
+from .tokenizers import Tokenizer, load_tokenizer, load_weights, read_weights, save_tokenizer, save_weights
 from .transformer import Block
 
 # %% ../nbs/13_train.ipynb #ae214d75
@@ -307,25 +305,21 @@ def _hash(path):
         while block := f.read(1 << 22): digest.update(block)
     return digest.hexdigest()
 
-@torch.no_grad()
+def _moments(optimizer_state):
+    "What Adam remembers of each weight, as one dict: 'name of the weight/name of the moment' -> tensor"
+    return {f'{name}/{kind}': v for name, kept in optimizer_state.get('state', {}).items() for kind, v in kept.items()}
+
 def snapshot(
     model:ImageModel,
     ema:'EMA|None'=None,
     opt:torch.optim.Optimizer|None=None,
-    keep:bool=True, # False: help to gather, and throw away
-)->dict[str, dict[str, Tensor]]: # 'model', 'ema', 'optimizer': tensors by name
-    "What a checkpoint stores. Of a sharded model every process must call this: the pieces are put together"
-    def whole(tensors):
-        full = {}
-        for k, v in tensors.items():                   # one after another: only who keeps them may ever hold all
-            v = v.full_tensor() if (pieces := hasattr(v, 'full_tensor')) else v
-            if keep: full[k] = v.cpu() if pieces else v
-        return full
-    state = {'model': whole(model.state_dict())}
-    if ema: state['ema'] = whole(ema.model.state_dict())
-    if opt:
-        names = {p: name for name, p in model.named_parameters()}
-        state['optimizer'] = whole({f'{names[p]}/{k}': v for p, kept in opt.state.items() for k, v in kept.items()})
+)->dict[str, dict[str, Tensor]]: # 'model', 'ema', 'optimizer': tensors by name, on the processor
+    "What a checkpoint stores. Where processes share a run, all of them must call this: rank 0 gets whole tensors, put together from the pieces, and the others nothing"
+    import torch.distributed.checkpoint.state_dict as dcp                  # here, because it takes a second to import
+    whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = {'model': dcp.get_model_state_dict(model, options=whole)}
+    if ema: state['ema'] = dcp.get_model_state_dict(ema.model, options=whole)
+    if opt: state['optimizer'] = _moments(dcp.get_optimizer_state_dict(model, opt, options=whole))
     return state
 
 # %% ../nbs/13_train.ipynb #f710903b
@@ -403,33 +397,21 @@ def resume(
     ema:EMA,
     opt:torch.optim.Optimizer,
 )->int: # steps done
-    "Put model, average and optimizer back where the checkpoint left them"
-    step = resume_weights(folder, model, ema)
-    resume_optimizer(folder, model, opt)
-    return step
-
-def resume_weights(folder:Path, model:ImageModel, ema:EMA)->int:
-    "The first half of `resume`, for a model that is not sharded yet"
-    folder, state = Path(folder), check_checkpoint(folder)
+    "Put model, average and optimizer back where the checkpoint left them. Where processes share a run, all of them must call this: rank 0 reads, the others get theirs (all of it, or their pieces) from it"
+    import torch.distributed.checkpoint.state_dict as dcp                  # here, because it takes a second to import
+    folder, shared = Path(folder), torch.distributed.is_available() and torch.distributed.is_initialized()
     for name in ('model', 'ema', 'optimizer'):
-        if not (folder/f'{name}.safetensors').exists(): raise ValueError(f"{folder} can be sampled from but not resumed: it has no {name}.safetensors")
-    load_weights(model, folder/'model.safetensors'); load_weights(ema.model, folder/'ema.safetensors')
-    return state['step']
-
-def resume_optimizer(folder:Path, model:ImageModel, opt:torch.optim.Optimizer):
-    "The second half; of a sharded model every process takes its pieces"
-    folder, remembered = Path(folder), {}
-    for key, value in load_file(folder/'optimizer.safetensors').items():
+        if not (folder/f'{name}.safetensors').exists() and (folder/'state.json').exists(): raise ValueError(f"{folder} can be sampled from but not resumed: it has no {name}.safetensors")
+    first, options = not shared or torch.distributed.get_rank() == 0, dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=shared)
+    if first: check_checkpoint(folder)
+    read = lambda name, want: read_weights(folder/f'{name}.safetensors', want) if first else {}
+    for net, name in ((model, 'model'), (ema.model, 'ema')): dcp.set_model_state_dict(net, read(name, net.state_dict()), options=options)
+    now, remembered = dcp.get_optimizer_state_dict(model, opt), {}         # an optimizer that made no step yet gets zeros, so all names are there
+    for key, v in read('optimizer', _moments(now)).items():
         name, kind = key.rsplit('/', 1)
-        remembered.setdefault(name, {})[kind] = value
-    names, groups = {p: name for name, p in model.named_parameters()}, opt.param_groups
-    if wrong := remembered.keys() ^ names.values(): raise ValueError(f"{folder/'optimizer.safetensors'} does not fit this model: {', '.join(sorted(wrong)[:8])}")
-    def placed(p, kept):                               # moments are cut as their weight is
-        if not hasattr(p, 'device_mesh'): return kept
-        from torch.distributed.tensor import distribute_tensor
-        return {k: distribute_tensor(v, p.device_mesh, p.placements, src_data_rank=None) if v.ndim else v for k, v in kept.items()}
-    places = enumerate(p for group in groups for p in group['params'])                   # PyTorch's numbers
-    opt.load_state_dict({'state': {i: placed(p, remembered[names[p]]) for i, p in places}, 'param_groups': opt.state_dict()['param_groups']})
+        remembered.setdefault(name, {})[kind] = v
+    dcp.set_optimizer_state_dict(model, opt, {'state': remembered, 'param_groups': now['param_groups']} if first else {}, options=options)
+    return json.loads((folder/'state.json').read_text())['step']
 
 # %% ../nbs/13_train.ipynb #8dff5e4b
 def _changes(old, new, at=''):
@@ -570,16 +552,15 @@ def fit(
     dtype, _ = pick_precision(device, train.precision)
     model.to(device).train()
     ema = EMA(model, train.ema, warm_up=not train.paper_exact)
-    if resume_from:
-        start = resume_weights(resume_from, model, ema)
-        _check_same_run(Path(resume_from), model, tokenizer, classes, config, ranks.world, parts)
-    log = _open_run(run, start) if first else []
     network = ranks.prepare(model, ema)
     opt = make_optimizer(model, train)
-    if resume_from: resume_optimizer(resume_from, model, opt)
+    if resume_from:
+        start = resume(resume_from, model, ema, opt)
+        _check_same_run(Path(resume_from), model, tokenizer, classes, config, ranks.world, parts)
+    log = _open_run(run, start) if first else []
     def save(step):
         with ranks.watched(step):
-            state = snapshot(model, ema, opt, keep=first)
+            state = snapshot(model, ema, opt)
             if first: _save_and_prune(run, train.keep, model=model, tokenizer=tokenizer, config=config, classes=classes, step=step, state=state, ranks={'world': ranks.world, 'parts': parts})
             ranks.wait()
     def batch(step):
