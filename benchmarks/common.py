@@ -2,6 +2,7 @@
 import gc, json, platform, resource, statistics, subprocess, time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from marlearn.train import pick_precision
 ROOT = Path(__file__).resolve().parents[1]
 TOY = ModelConfig(n_tokens=64, token_dim=4, n_classes=10, width=256, encoder_blocks=4, decoder_blocks=4, heads=4, class_slots=16, dropout=0.1, head=HeadConfig(blocks=3, width=256))
 TINY = ModelConfig(n_tokens=16, token_dim=4, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=2, width=32))
-MODELS = {'tiny': TINY, 'toy': TOY, 'mar-b': mar_base().model, 'mar-l': mar_large().model, 'mar-h': mar_huge().model}      # 'tiny' is for the tests
+MODELS = {'tiny': TINY, 'toy': TOY} | {name: replace(run().model, mask_multiple=1) for name, run in (('mar-b', mar_base), ('mar-l', mar_large), ('mar-h', mar_huge))}      # hidden tokens as in the paper, for both modes; 'tiny' is for the tests
 
 def processor()->str:
     "The processor's name, as the system gives it"

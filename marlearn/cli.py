@@ -92,6 +92,7 @@ class Sample:
     classes:tuple[str, ...] = () # names or numbers; nothing: ten classes spread over all
     per_class:int = 8 # pictures per row, or of each class
     batch_size:int = 100 # for a folder: pictures at a time
+    timeout:float = 3600.0 # under torchrun: seconds without a new batch until the other processes are given up
     cfg_scale:float|None = None # guidance; 1 = none; nothing: 5 where it is constant, 4 where it is linear, 1 where the model learned no null class
     guidance:Literal['linear', 'constant']|None = None # 'linear', the paper's, starts from none and grows with the share of known tokens; nothing: constant for up to 64 tokens, with which it draws clearer objects, else linear
     temperature:float = 0.95 # below 1: safer and more alike
@@ -119,7 +120,7 @@ class Sample:
             pictures = PictureFolder(self.out, c.model, c.tokenizer, which.repeat(self.per_class), classes=c.classes, seed=self.seed, batch_size=self.batch_size, **options)
             pictures.fill(rank, world, quiet=rank > 0)
             if rank > 0: return
-            pictures.wait(world)
+            pictures.wait(world, self.timeout)
         else: options['generator'] = torch.Generator(device).manual_seed(self.seed)
         if self.out.suffix == '.gif': save_generation(c.model, c.tokenizer, which.to(device), self.out, **options)
         elif self.out.suffix: save_class_grid(draw_grid(c.model, c.tokenizer, c.classes, which, self.per_class, dtype=dtype, **options), which, c.classes, self.out)
@@ -236,6 +237,7 @@ class Evaluate:
     order:str|None = None
     schedule:str = 'cosine'
     batch_size:int = 100
+    timeout:float = 3600.0 # under torchrun: seconds without a new batch until the other processes are given up
     raw:bool = False # the raw weights instead of their average
     pictures:Path|None = None # keep the pictures in this folder, and go on from what is there; under torchrun always, beside --out if nothing is said
     out:Path = Path('evaluation.json')
@@ -248,8 +250,9 @@ class Evaluate:
         side = round(c.model.config.n_tokens**.5)*c.tokenizer.stride*c.tokenizer.patch
         reference, real = load_reference(self.data, self.split, side)
         if self.data is None and tuple(reference.classes) != c.classes: raise ValueError(f"{folder} draws {len(c.classes)} classes ({', '.join(c.classes[:3])}, ...), {reference.name} has others: name the reference set with --data")
+        if isinstance(reference, ImageData) and len(reference.classes) != len(c.classes): warnings.warn(f"the model draws {len(c.classes)} classes equally often, and {reference.name} has {len(reference.classes)}: what is measured is also how far these are from being the same")
         pictures = self.pictures or (self.out.with_name(f'{self.out.stem}-pictures') if world > 1 else None)
-        result = evaluate(c.model, c.tokenizer, reference, n=self.n, seeds=self.seeds, extractor=extractor, batch_size=self.batch_size, real=real, folder=pictures, classes=c.classes, rank=rank, world=world, quiet=rank > 0,
+        result = evaluate(c.model, c.tokenizer, reference, n=self.n, seeds=self.seeds, extractor=extractor, batch_size=self.batch_size, real=real, folder=pictures, classes=c.classes, rank=rank, world=world, timeout=self.timeout, quiet=rank > 0,
                           cfg_scale=self.cfg_scale, **{k: getattr(self, k) for k in SAMPLING})
         if result is None: return
         split = {'reference split': self.split} if isinstance(reference, ImageData) else {}

@@ -527,7 +527,7 @@ class PictureFolder:
 
     def wait(self,
         world:int, # processes that fill the folder
-        timeout:float=600.0, # seconds without a new picture until they are given up
+        timeout:float=3600.0, # seconds without a new picture until they are given up; pictures of a batch come together
     ):
         "Until all batches are there"
         seen, since = None, time.monotonic()
@@ -561,7 +561,7 @@ def evaluate(
     folder:Path|None=None, # keep the pictures there, and go on from what is there; with several processes one that all see
     classes:Sequence[str]|None=None, # names for that folder
     rank:int=0, world:int=1, # this process draws every `world`-th batch; the first one measures
-    timeout:float=600.0, # seconds that it waits for another picture of the others
+    timeout:float=3600.0, # seconds that it waits for another batch of the others
     quiet:bool=False, # no progress bar, no estimate
     **options, # of `generate`: ar_steps, diff_steps, cfg_scale, temperature, order, ...
 )->dict|None: # ready for JSON; results are named after the extractor. None for all processes but the first

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'SCHEDULES', 'random_order', 'raster_order', 'mask_from_order', 'grid_side', 'checkerboard_order',
-           'halton_cells', 'halton_order', 'make_order', 'mask_ratio', 'draw_n_known', 'check_steps', 'cosine_counts',
-           'linear_counts', 'exponential_counts', 'given_counts', 'make_counts']
+           'halton_cells', 'halton_order', 'make_order', 'mask_ratio', 'n_known_at', 'draw_n_known', 'check_steps',
+           'cosine_counts', 'linear_counts', 'exponential_counts', 'given_counts', 'make_counts']
 
 # %% ../nbs/10_orders.ipynb #61886d82
 import math
@@ -127,6 +127,14 @@ def mask_ratio(
     return (mean + std*torch.special.ndtri(a + u*(b - a))).clamp(low, high)
 
 # %% ../nbs/10_orders.ipynb #19c4c4e8
+def n_known_at(
+    ratio:float, # share of hidden tokens
+    N:int, # tokens per image
+    multiple:int=1, # hidden tokens come in multiples of this
+)->int:
+    "Visible tokens at a mask ratio; hidden ones are rounded up"
+    return max(0, N - multiple*math.ceil(N*ratio/multiple))
+
 def draw_n_known(
     N:int, # tokens per image
     generator:torch.Generator|None=None,
@@ -136,7 +144,7 @@ def draw_n_known(
 )->int: # visible tokens, the same for every image of the batch, so that all rows have one length
     "How much one training step may see: N - ceil(ratio * N)"
     u = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device if generator else 'cpu')
-    return max(0, N - multiple*math.ceil(N*mask_ratio(u.cpu(), std=std, low=low).item()/multiple))
+    return n_known_at(mask_ratio(u.cpu(), std=std, low=low).item(), N, multiple)
 
 # %% ../nbs/10_orders.ipynb #7afe9006
 def check_steps(

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['GPUS', 'EPOCH', 'linear', 'block', 'backbone', 'head_call', 'head_times', 'head_loss', 'training', 'generation',
-           'encoding', 'mean_known', 'GPU', 'block_bytes', 'activation_bytes', 'plan']
+           'encoding', 'mean_known', 'most_known', 'GPU', 'block_bytes', 'activation_bytes', 'plan']
 
 # %% ../nbs/18_plan.ipynb #2cf4fa1a
 from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from .mar import ImageModel, ModelConfig, count_parameters
-from .orders import make_counts, mask_ratio
+from .orders import make_counts, mask_ratio, n_known_at
 from .tokenizers import TOKENIZERS
 from .train import RunConfig
 from .vae import VAE
@@ -86,8 +86,12 @@ def encoding(
 def mean_known(c:ModelConfig)->int:
     "Tokens that a training step shows on average"
     if c.backbone == 'causal': return 0
-    ratios = mask_ratio((torch.arange(1000) + .5)/1000, std=c.mask_std, low=c.min_mask_ratio)
-    return c.n_tokens - round((ratios*c.n_tokens).ceil().mean().item())
+    ratios = mask_ratio((torch.arange(1000) + .5)/1000, std=c.mask_std, low=c.min_mask_ratio).tolist()
+    return round(sum(n_known_at(r, c.n_tokens, c.mask_multiple) for r in ratios)/len(ratios))
+
+def most_known(c:ModelConfig)->int:
+    "Tokens that a training step shows at most"
+    return 0 if c.backbone == 'causal' else n_known_at(c.min_mask_ratio, c.n_tokens, c.mask_multiple)
 
 # %% ../nbs/18_plan.ipynb #871952a3
 @dataclass(frozen=True)
@@ -152,8 +156,7 @@ def plan(
     step = training(c, t.batch_size, known) + (t.batch_size*encoding(config.tokenizer, config.img_size) if online else 0)
     if t.recompute: step += t.batch_size*(backbone(c, 1, known) + head_loss(c, c.n_tokens - known)[0])
     hours = t.steps*step/(gpus*card.flops*share)/3600
-    fewest = c.n_tokens - round(c.n_tokens*c.min_mask_ratio)          # tokens are known at most: the fullest encoder
-    held, remembered = _held(c, weights, gpus, shard), max(activation_bytes(c, at_once, k, recompute=t.recompute) for k in (0, fewest))
+    held, remembered = _held(c, weights, gpus, shard), max(activation_bytes(c, at_once, k, recompute=t.recompute) for k in (0, most_known(c)))
     memory = held + remembered
     fits = memory <= _USABLE*card.memory
     return {'parameters': weights, 'steps': t.steps, 'epochs': t.steps*t.batch_size/pictures, 'pictures at a time on a GPU': at_once, 'operations of a step': step, 'seconds of a step': step/(gpus*card.flops*share), 'hours': hours, 'GPU hours': hours*gpus,
@@ -163,7 +166,7 @@ def plan(
 def _advice(config, gpus, card, shard):
     "The cheapest change with which it fits"
     t, c, share = config.train, config.model, config.train.batch_size//gpus
-    fullest, weights = (0, c.n_tokens - round(c.n_tokens*c.min_mask_ratio)), _weights(c)
+    fullest, weights = (0, most_known(c)), _weights(c)                     # one of the two remembers most: the fullest head, or the fullest encoder
     for least in (16, 1):                                                  # fewer pictures at a time than 16 keep a GPU waiting: only where nothing else helps
         for pieces, recompute in ((shard, t.recompute), (shard, True), (True, t.recompute), (True, True)):
             for accumulate in [k for k in range(t.accumulate, share + 1) if share % k == 0 and share//k >= min(least, share)]:

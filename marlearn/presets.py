@@ -48,7 +48,7 @@ def imagenet(
 )->RunConfig:
     "A run on ImageNet with the paper's recipe: batch 2048, learning rate 8e-4, 100 epochs of warm-up (MAR App. B)"
     width, blocks, heads = _SIZES[size]
-    model = ModelConfig(n_tokens=n_tokens, token_dim=token_dim, n_classes=1000, width=width, encoder_blocks=blocks//2, decoder_blocks=blocks//2, heads=heads, head=head)
+    model = ModelConfig(n_tokens=n_tokens, token_dim=token_dim, n_classes=1000, width=width, encoder_blocks=blocks//2, decoder_blocks=blocks//2, heads=heads, mask_multiple=n_tokens//32, head=head)
     epoch = 1_281_167//2048                                    # steps at the paper's batch size
     return RunConfig(img_size=img_size, tokenizer=tokenizer, model=model,
                      train=TrainConfig(steps=epochs*epoch, batch_size=2048, lr=8e-4, warmup=100/epochs, decay=decay, sample_every=0, save_every=epoch))
@@ -69,7 +69,7 @@ def mar_huge()->RunConfig:
 # %% ../nbs/18_presets.ipynb #80e1c76c
 def at_512(run:RunConfig)->RunConfig:
     "The same model on pictures of 512x512: the same tokenizer gives four times as many tokens, all else stays (MAR App. D.2, there MAR-L)"
-    return replace(run, img_size=512, model=replace(run.model, n_tokens=1024))
+    return replace(run, img_size=512, model=replace(run.model, n_tokens=1024, mask_multiple=32))
 
 # %% ../nbs/18_presets.ipynb #8f06b41e
 PRESETS:dict[str, Callable[[], RunConfig]] = {'tiny': tiny, 'small': small, 'toy': toy, 'mar-b-imagenet256': mar_base, 'mar-l-imagenet256': mar_large, 'mar-h-imagenet256': mar_huge,

@@ -133,6 +133,15 @@ def test_evaluate_names_its_reference_and_seeds(finished, folder, tmp_path, caps
     assert status == 0 and result['seeds'] == [0, 1] and len(result['per seed']) == 2 and '24 pictures' in result['reference'], err
     assert any(k.startswith('frechet distance, cifar10-classifier') for k in result['mean']) and not any('FID' in k for k in result['mean'])
 
+def test_evaluate_says_where_the_reference_has_other_classes(finished, folder, tmp_path, capsys):
+    for i in range(12):                                                        # 3 classes, the model has 2
+        (tmp_path/'r'/'abc'[i % 3]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 20*i, np.uint8)).save(tmp_path/'r'/'abc'[i % 3]/f'{i}.png')
+    args = ['--checkpoint', finished[0], '--n', 4, '--seeds', 1, '--diff-steps', 2, '--ar-steps', 2, '--out', tmp_path/'e.json']
+    for data, said in ((tmp_path/'r', True), (folder, False)):
+        status, err = run(capsys, 'evaluate', '--data', data, *args)
+        assert status == 0 and ('draws 2 classes equally often' in err and 'has 3:' in err) == said, err
+
 def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, capsys):
     from marlearn.metrics import Statistics, cifar10_classifier, extract
     from marlearn.data import load_data

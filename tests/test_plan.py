@@ -2,7 +2,7 @@
 from dataclasses import replace
 import pytest
 from marlearn.cli import main
-from marlearn.plan import GPUS, activation_bytes, mean_known, plan, training
+from marlearn.plan import GPUS, activation_bytes, mean_known, most_known, plan, training
 from marlearn.presets import mar_huge, mar_large
 
 def test_official_training_time():
@@ -38,13 +38,17 @@ def test_time_is_operations_over_speed():
     assert found['  weights, gradients, moments, average'] == 22*found['parameters']
     assert plan(run, gpus=32, shard=True)['  weights, gradients, moments, average'] == pytest.approx(20*found['parameters']/32 + 2*found['parameters'] + 4*found['parameters']/40)
 
-def test_mean_of_known_tokens():
-    "Truncated normal of mean 1, std 0.25 on [0.7, 1]: 0.878 of 256 tokens are hidden"
+@pytest.mark.parametrize('multiple', [1, 8])
+def test_mean_of_known_tokens(multiple):
+    "Truncated normal of mean 1, std 0.25 on [0.7, 1]: 0.867 of 256 tokens are hidden; rounding up hides half a step more"
     import math
     a = -.3/.25
     pdf, cdf = math.exp(-a*a/2)/math.sqrt(2*math.pi), .5*(1 + math.erf(a/math.sqrt(2)))
     ratio = 1 + .25*(pdf - 1/math.sqrt(2*math.pi))/(.5 - cdf)
-    assert mean_known(mar_large().model) == pytest.approx(256*(1 - ratio), abs=1)
+    assert ratio == pytest.approx(.867, abs=.001)
+    c = replace(mar_large().model, mask_multiple=multiple)
+    assert mean_known(c) == pytest.approx(256*(1 - ratio) - multiple/2, abs=.7) and most_known(c) == {1: 76, 8: 72}[multiple]
+    assert most_known(replace(c, backbone='causal')) == mean_known(replace(c, backbone='causal')) == 0
 
 @pytest.mark.parametrize('gpu', ['rtx4090', 'a100-40', 'l40s'])
 def test_advice_is_enough_and_recomputing_saves(gpu):
