@@ -151,7 +151,7 @@ class Reconstruct:
     "Send pictures through the tokenizer and back, and measure what is lost"
     data:str|None = None # as for `marlearn train`
     tokenizer:str = 'shipped' # 'shipped', 'vq', 'vq-continuous', 'pixels', or a folder
-    out:Path = Path('reconstructions.png')
+    out:Path = Path('reconstructions.png') # originals above, what came back below
     img_size:int = 32 # pixels per side
     n:int = 200 # pictures to measure; the first thirty are shown
 
@@ -209,7 +209,7 @@ class MeasureTokenizer:
     n:int = 1000 # pictures
     features:Literal['cifar10-classifier', 'inception', 'dinov2'] = 'cifar10-classifier' # the network that looks at the pictures
     weights:Path|None = None # of these features
-    out:Path = Path('tokenizer.json')
+    out:Path = Path('tokenizer.json') # the result, with the machine
 
     def run(self):
         check_writable(self.out.parent)
@@ -225,22 +225,22 @@ class Evaluate:
     data:str|None = None # the reference set, as for `marlearn train`, or a file of its statistics: .npz with mu and sigma (ADM's, say) or .safetensors
     split:Literal['train', 'test'] = 'train' # of the reference set
     n:Annotated[int, tyro.conf.arg(aliases=['--num-images'])] = 1000 # pictures per seed, a multiple of the classes (under torchrun say --num-images: it takes --n for its own)
-    seeds:int = 3
+    seeds:int = 3 # how many times, each with other pictures: the spread between them is the noise of the result
     features:Literal['cifar10-classifier', 'inception', 'dinov2'] = 'cifar10-classifier' # the network that looks at the pictures
     weights:Path|None = None # of these features
     cfg_scale:float = 1.0 # guidance; 1 = none
-    guidance:Literal['linear', 'constant'] = 'linear'
-    temperature:float = 1.0
+    guidance:Literal['linear', 'constant'] = 'linear' # 'linear', the paper's: none at first, more with the share of known tokens
+    temperature:float = 1.0 # below 1: safer and more alike
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
-    diff_steps:int|tuple[int, int] = 50
-    sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None
-    order:str|None = None
-    schedule:str = 'cosine'
-    batch_size:int = 100
+    diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
+    sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
+    order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
+    schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
+    batch_size:int = 100 # pictures at a time
     timeout:float = 3600.0 # under torchrun: seconds without a new batch until the other processes are given up
     raw:bool = False # the raw weights instead of their average
     pictures:Path|None = None # keep the pictures in this folder, and go on from what is there; under torchrun always, beside --out if nothing is said
-    out:Path = Path('evaluation.json')
+    out:Path = Path('evaluation.json') # the result, with all settings and the machine
 
     def run(self):
         check_writable(self.out.parent)
@@ -292,7 +292,7 @@ class Cache:
     data:str # an image folder (CLASS/picture.jpg) or an uncompressed tar of one
     tokenizer:str # a folder, or 'shipped', 'vq', 'pixels'
     out:Path = Path('latents') # shards, index.json and the tokenizer; ImageNet with KL-16: 42 GB
-    split:Literal['train', 'test'] = 'train'
+    split:Literal['train', 'test'] = 'train' # which pictures, where there are both
     img_size:int = 256 # pixels per side, after ADM's centre crop
     shard_size:int = 2048 # pictures in a file
     batch_size:int = 32 # pictures at a time
@@ -314,7 +314,7 @@ class Plan(RunConfig):
     "What a run will take, before it starts: time, memory of each GPU, disk. Start from a preset (--preset NAME) and override any field"
     preset:str = 'mar-l-imagenet256' # where the defaults below come from; `marlearn info` lists all
     gpus:int = 8 # of one kind
-    gpu:Literal[tuple(GPUS)] = 'h100'
+    gpu:Literal[tuple(GPUS)] = 'h100' # which kind
     share:float = 0.2 # of its peak that becomes training; measure yours. 0.2: about that of the official release's MAR-L on H100
     pictures:int|None = None # in the training set; nothing: ImageNet's 1,281,167 for 1000 classes, else CIFAR-10's 50,000
     shard:bool = False # as for `marlearn train`

@@ -232,3 +232,16 @@ def test_no_data_anywhere_falls_back_to_shapes_and_says_so(tmp_path, capsys, mon
     shown = capsys.readouterr().err
     assert loaded.name == 'shapes'
     for way in ('--data', 'MARLEARN_DATA', 'data/cifar10.tar.gz'): assert way in shown
+
+@pytest.mark.parametrize('command', ['demo', 'train', 'sample', 'evaluate', 'reconstruct', 'train-tokenizer', 'measure-tokenizer', 'cache', 'plan', 'progress'])
+def test_help_describes_every_option(command, capsys):
+    from dataclasses import fields
+    from fastcore.docments import docments
+    cls = getattr(cli, ''.join(word.title() for word in command.split('-')))
+    with pytest.raises(SystemExit) as end: main([command, '--help'])
+    assert end.value.code == 0
+    said, own = ' '.join(capsys.readouterr().out.replace('│', ' ').split()), docments(cls)
+    for base in cls.__mro__[1:-1]: own |= {k: v for k, v in docments(base).items() if v and not own.get(k)}
+    for f in fields(cls):
+        if f.name in ('model', 'train', 'run', 'net'): continue              # groups of options, described by their class
+        assert '--' + f.name.replace('_', '-') in said and own.get(f.name) and own[f.name][:25] in said, f.name
