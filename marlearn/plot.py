@@ -51,7 +51,8 @@ def show_images(
     page = image_grid(images, ncols)
     nrows = -(-len(images)//min(ncols, len(images)))
     if len(row_names) > nrows: raise ValueError(f"{len(row_names)} row_names for {nrows} row{'s' if nrows > 1 else ''}: {len(images)} pictures in rows of ncols={ncols}")
-    fig, ax = plt.subplots(figsize=(size*min(ncols, len(images)), size*nrows + (0.35 if title else 0)), layout='constrained')
+    width = max(size*min(ncols, len(images)), 2.2 if row_names else 0)         # names need room, also beside a single column
+    fig, ax = plt.subplots(figsize=(width, size*nrows + (0.35 if title else 0)), layout='constrained')
     ax.imshow(page, cmap='gray', vmin=0, vmax=255, interpolation='nearest')    # gray and its limits: for one channel only
     ax.set_xticks([]); ax.set_yticks([])
     ax.spines[:].set_visible(False)
