@@ -651,6 +651,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'marlearn.train.autocast': ('train.html#autocast', 'marlearn/train.py'),
                                 'marlearn.train.batch_index': ('train.html#batch_index', 'marlearn/train.py'),
                                 'marlearn.train.check_checkpoint': ('train.html#check_checkpoint', 'marlearn/train.py'),
+                                'marlearn.train.dry_step': ('train.html#dry_step', 'marlearn/train.py'),
                                 'marlearn.train.ema_decay': ('train.html#ema_decay', 'marlearn/train.py'),
                                 'marlearn.train.encode_data': ('train.html#encode_data', 'marlearn/train.py'),
                                 'marlearn.train.faster': ('train.html#faster', 'marlearn/train.py'),

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from .heads import HeadBlock
-from .train import Alone
+from .train import Alone, dry_step
 from .transformer import Block
 
 # %% ../nbs/18_distributed.ipynb #d7550087
@@ -42,7 +42,10 @@ class Ranks(Alone):
 
     def prepare(self, model, ema):
         "Share the gradients of a model; with `shard`, cut it (and its average) into pieces, in place"
-        if not self.shard: return DistributedDataParallel(model, device_ids=None if self.device == 'cpu' else [self.device], gradient_as_bucket_view=True)
+        if not self.shard:
+            network = DistributedDataParallel(model, device_ids=None if self.device == 'cpu' else [self.device], gradient_as_bucket_view=True)
+            dry_step(network, model)                   # DDP sorts its gradients into buckets anew after the first step, and the sum over three or more depends on the place in a bucket: a run that was resumed shall find the same order
+            return network
         mesh = init_device_mesh(torch.device(self.device).type, (self.world,))
         for whole in (model, ema.model):
             for part in whole.modules():

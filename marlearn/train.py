@@ -6,8 +6,8 @@
 __all__ = ['TrainConfig', 'RunConfig', 'run_config_from', 'fitted', 'new_model', 'pick_device', 'pick_precision', 'autocast',
            'TokenData', 'encode_data', 'batch_index', 'step_generator', 'seeded_dropout', 'make_optimizer',
            'learning_rate', 'train_step', 'ema_decay', 'EMA', 'snapshot', 'save_checkpoint', 'check_checkpoint',
-           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'read_log', 'lighter', 'faster', 'ahead',
-           'Alone', 'Stopped', 'shared_n_known', 'fit']
+           'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'read_log', 'lighter', 'faster', 'dry_step',
+           'ahead', 'Alone', 'Stopped', 'shared_n_known', 'fit']
 
 # %% ../nbs/13_train.ipynb #c0291e5c
 import copy, functools, hashlib, json, math, shutil, time, warnings
@@ -492,15 +492,23 @@ def faster(model:ImageModel, on:bool=True):
     finally:
         for m in parts: m._compiled_call_impl = None
 
-def _try_compiled(model, parts):
+def dry_step(
+    network:Callable, # `model`, or what wraps it
+    model:ImageModel,
+):
+    "Forward and backward once, on nothing: whatever prepares itself at the first step has done so, and no weight has changed"
     c, device = model.config, next(model.parameters()).device
-    try:
-        with seeded_dropout(torch.Generator(device).manual_seed(0)):
-            model.loss(torch.zeros(2, c.n_tokens, c.token_dim, device=device), torch.zeros(2, dtype=torch.long, device=device), generator=torch.Generator(device).manual_seed(0), n_known=c.n_tokens//4)['loss'].backward()
+    row = model.head.codebook[0] if c.head.kind == 'cross-entropy' else torch.zeros(c.token_dim, device=device)
+    with seeded_dropout(torch.Generator(device).manual_seed(0)):
+        network(row.expand(2, c.n_tokens, c.token_dim), torch.zeros(2, dtype=torch.long, device=device), generator=torch.Generator(device).manual_seed(0), n_known=c.n_tokens//4)['loss'].backward()
+    model.zero_grad(set_to_none=True)
+
+def _try_compiled(model, parts):
+    try: dry_step(model, model)
     except Exception as e:                             # no compiler, an unknown GPU, a full disk: all kinds of errors
         for m in parts: m._compiled_call_impl = None
         warnings.warn(f"torch.compile does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); training goes on without it")
-    model.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
 
 # %% ../nbs/13_train.ipynb #9de88c3b
 def ahead(make:Callable, items:Sequence, on:bool=True):

@@ -81,14 +81,19 @@ def test_parts_differ(tmp_path, runs):
     run(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
     assert (weights(tmp_path/'whole') - weights(runs/'one')).abs().max() > 1e-3
 
-def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path):
-    going = start(tmp_path/'log', 2, *RUN, '--train.save-every', 5, '--train.keep', 50, '--out', tmp_path/'run', restarts=2)
+@pytest.mark.parametrize('how', ['two', 'three', 'three, in pieces'])
+def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path, how):
+    "From three on, the order of a sum shows in its last bit"
+    args = RUN if how == 'two' else [*RUN, '--train.batch-size', 12, *['--shard']*('pieces' in how)]
+    processes, whole = 2 if how == 'two' else 3, runs/'ddp' if how == 'two' else tmp_path/'whole'
+    if how != 'two': run(processes, *args, '--out', whole)
+    going = start(tmp_path/'log', processes, *args, '--train.save-every', 5, '--train.keep', 50, '--out', tmp_path/'run', restarts=2)
     while not list(tmp_path.glob('run/checkpoints/step-0000000?')): assert going.poll() is None; time.sleep(.02)
     workers = [int(p) for p in subprocess.run(['pgrep', '-f', f'marlearn train .*{tmp_path}/run'], capture_output=True, text=True).stdout.split()]
     victims = [p for p in workers if p != going.pid and 'torch.distributed.run' not in Path(f'/proc/{p}/cmdline').read_text()]
     os.kill(random.choice(victims), signal.SIGKILL)
     assert going.wait(timeout=100) == 0, (tmp_path/'log').read_text()[-3000:]
-    assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp')) and torch.equal(weights(tmp_path/'run', True), weights(runs/'ddp', True))
+    for ema in (False, True): assert torch.equal(weights(tmp_path/'run', ema), weights(whole, ema))
 
 @pytest.mark.parametrize('processes, more, how', [(1, ['--train.accumulate', '2'], 'to rounding only'), (1, [], 'masks, noise and dropout differ'), (2, ['--shard'], '')])
 def test_another_number_of_processes_goes_on_and_says_what_changes(runs, tmp_path, processes, more, how):
