@@ -397,3 +397,18 @@ def test_data_read_ahead_gives_the_same_weights(whole, tmp_path):
     fit(model, Elsewhere(encode_data(TOKENIZER, load_shapes(n=64), quiet=True)), RUN, tmp_path/'run', tokenizer=TOKENIZER, classes=CLASSES)
     other = load_checkpoint(latest_checkpoint(whole[0]), ema=False).model
     for p, q in zip(model.parameters(), other.parameters()): assert torch.equal(p, q)
+
+@pytest.mark.parametrize('kind', ['diffusion', 'cross-entropy'])
+def test_dry_step_leaves_nothing_behind(kind):
+    "Also with codes, of which every token has to be one"
+    from marlearn.heads import HeadConfig
+    from marlearn.train import dry_step
+    torch.manual_seed(0)
+    model = ImageModel(replace(CONFIG, head=HeadConfig(kind=kind, blocks=1, width=16, codes=7)))
+    if kind == 'cross-entropy': model.head.set_codebook(torch.randn(7, CONFIG.token_dim))
+    before, seen, chance = [p.clone() for p in model.parameters()], [], torch.get_rng_state()
+    hooks = [p.register_hook(lambda g: seen.append(g.abs().sum())) for p in model.parameters()]
+    dry_step(model, model)
+    assert len(seen) == len(hooks) and torch.stack(seen).any()             # a gradient reached every weight, if only zeros where the last layer begins at zero
+    assert all(p.grad is None and torch.equal(p, b) for p, b in zip(model.parameters(), before))
+    assert torch.equal(torch.get_rng_state(), chance)
