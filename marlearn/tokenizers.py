@@ -217,7 +217,10 @@ def save_weights(
     "Write a module's weights; call it inside `new_folder` to make that atomic"
     kind = lambda k, v: dtype if v.is_floating_point() and not k.endswith(exact) else None
     weights = {k: v.detach().to('cpu', kind(k, v), copy=True).contiguous() for k, v in (module if isinstance(module, dict) else module.state_dict()).items()}
-    try: save_file(weights, path)
+    path = Path(path)
+    path.touch()
+    usual = path.stat().st_mode                            # safetensors' files are for their owner alone, and colleagues want to read a shared run
+    try: save_file(weights, path); path.chmod(usual)
     except SafetensorError as e: raise OSError(f"{path} could not be written: {e}") from None
 
 # %% ../nbs/05_tokenizers.ipynb #2a75fe23

@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from torch.testing import assert_close
 from marlearn.data import ImageData, load_shapes
 from marlearn.tokenizers import (TOKENIZERS, KLTokenizer, PixelTokenizer, TokenizerConfig, VQTokenizer, fit_tokenizer, load_tokenizer, measure_scale, pretrained,
-                                 save_tokenizer, tokenizer_from)
+                                 save_tokenizer, save_weights, tokenizer_from)
 from marlearn.vae import (VAE, Adversary, PatchDiscriminator, VAEConfig, VGGDistance, adaptive_weight, find_vgg, fit_vae, hinge_loss, kl8, kl16, psnr, ssim, vae_loss)
 from marlearn.vq import VQVAE, VectorQuantizer, VQConfig, code_usage, fit_vq, nearest, vq_loss
 
@@ -388,3 +388,10 @@ def test_bad_settings_are_refused(g, data):
     with pytest.raises(ValueError, match='all alike'): measure_scale(PixelTokenizer(4), torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match='start=-1'): make_adversary(start=-1)
     with pytest.raises(ValueError, match='too small'): PatchDiscriminator()(torch.zeros(1, 3, 16, 16))
+
+def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    import os
+    before = os.umask(0o022)
+    try: save_weights({'a': torch.zeros(2)}, tmp_path/'w.safetensors')
+    finally: os.umask(before)
+    assert (tmp_path/'w.safetensors').stat().st_mode & 0o777 == 0o644
