@@ -30,16 +30,19 @@ class Schedule:
             'x0_from_xt': 1/np.sqrt(alpha_bar), 'x0_from_eps': np.sqrt(1/alpha_bar - 1),
             'mean_from_x0': self.betas*np.sqrt(before)/(1 - alpha_bar), 'mean_from_xt': (1 - before)*np.sqrt(1 - self.betas)/(1 - alpha_bar),
             'log_var_low': np.log(np.append(variance[1], variance[1:])) if len(variance) > 1 else np.log(self.betas), 'log_var_high': np.log(self.betas)}
-        for name, value in constants.items(): object.__setattr__(self, name, torch.from_numpy(value).float())
+        for name, value in constants.items():
+            table = torch.from_numpy(value).float()
+            object.__setattr__(self, name, table); object.__setattr__(self, f'{name}_list', table.tolist())
         object.__setattr__(self, 'times', torch.from_numpy(self.steps))
 
     def __len__(self): return len(self.betas)
 
     def at(self,
         name:str, # one of the constants above
-        t:Tensor, # (M,) int64 index into this schedule
-    )->Tensor: # (M, 1) float32
+        t:Tensor|int, # (M,) int64 index into this schedule; a number where all rows stand at one step
+    )->Tensor|float: # (M, 1) float32; for a number, a number
         "A constant at the step of each row"
+        if isinstance(t, int): return getattr(self, f'{name}_list')[t]
         table = getattr(self, name)
         if table.device != t.device:                       # moved once, then kept
             table = table.to(t.device); object.__setattr__(self, name, table)
@@ -156,7 +159,7 @@ def diffusion_loss(
 def heading(
     out:Tensor, # (M, P) or (M, 2P) network output for xt: eps, and v if there is one
     xt:Tensor, # (M, P)
-    t:Tensor, # (M,) index into `schedule`
+    t:Tensor|int, # (M,) index into `schedule`, or one for all rows
     schedule:Schedule,
     x0_limit:float|None=None, # keep the predicted x0 within [-x0_limit, x0_limit]; None, as in the paper: anywhere
 )->Tensor: # (M, P)
@@ -167,7 +170,7 @@ def heading(
 def denoise_step(
     out:Tensor, # (M, 2P) network output for xt
     xt:Tensor, # (M, P)
-    t:Tensor, # (M,) index into `schedule`
+    t:Tensor|int, # (M,) index into `schedule`, or one for all rows
     noise:Tensor, # (M, P) standard normal
     schedule:Schedule,
     temperature:float=1.0, # multiplies the noise that is added
@@ -175,7 +178,7 @@ def denoise_step(
 )->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
     "One reverse step (MAR §3.2, 'Sampler', with the learned variance); the last adds no noise"
     x0, v = heading(out, xt, t, schedule, x0_limit), out.float().chunk(2, dim=1)[1]
-    std = (0.5*learned_log_variance(v, t, schedule)).exp()*(t > 0).unsqueeze(1)
+    std = (0.5*learned_log_variance(v, t, schedule)).exp()*((t > 0) if isinstance(t, int) else (t > 0).unsqueeze(1))
     return posterior_mean(x0, xt, t, schedule) + temperature*std*noise, x0
 
 # %% ../nbs/08_diffusion.ipynb #6fa5be97
@@ -196,7 +199,7 @@ def sample_tokens(
     for i in reversed(range(len(schedule))):
         t = torch.full(shape[:1], i, device=device)
         noise = torch.randn(shape, generator=generator, device=device)
-        xt, x0 = denoise_step(model(xt, t), xt, t, noise, schedule, temperature, x0_limit)
+        xt, x0 = denoise_step(model(xt, t), xt, i, noise, schedule, temperature, x0_limit)
         if callback: callback(i, xt, x0)
     return xt
 
@@ -261,7 +264,7 @@ def dpm_solver_tokens(
     xt, x0_last = temperature*torch.randn(shape, generator=generator, device=device), None
     for i in reversed(range(len(schedule))):
         t = torch.full(shape[:1], i, device=device)
-        x0 = bent = heading(model(xt, t), xt, t, schedule, x0_limit)
+        x0 = bent = heading(model(xt, t), xt, i, schedule, x0_limit)
         if i == 0: xt = x0                                                         # clean: the clock stands at infinity
         else:
             h = clock[i - 1] - clock[i]
