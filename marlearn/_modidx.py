@@ -276,6 +276,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'marlearn/exercises/speed.py')},
             'marlearn.exercises.start': { 'marlearn.exercises.start.check_draw_all': ( 'start.html#check_draw_all',
                                                                                        'marlearn/exercises/start.py'),
+                                          'marlearn.exercises.start.check_knob': ('start.html#check_knob', 'marlearn/exercises/start.py'),
                                           'marlearn.exercises.start.check_left': ('start.html#check_left', 'marlearn/exercises/start.py')},
             'marlearn.exercises.tokenizers': { 'marlearn.exercises.tokenizers.check_cut': ( 'tokenizers.html#check_cut',
                                                                                             'marlearn/exercises/tokenizers.py'),

@@ -17,4 +17,4 @@ def one_at_a_time(order, counts, draw_set):
     for k, place in enumerate(order): tokens[place] = draw_set(order[:k], [place])[0]
     return tokens
 
-WRONG = {'check_left': [5, 11, 13], 'check_draw_all': [in_order_of_drawing, forgets_what_is_known, one_at_a_time]}
+WRONG = {'check_left': [5, 11, 13], 'check_draw_all': [in_order_of_drawing, forgets_what_is_known, one_at_a_time], 'check_knob': ['a', 'c', 'd']}
