@@ -30,6 +30,11 @@ def distance(fields):
     seen = Statistics().update(fields.flatten(1))
     return frechet_distance(seen.mean, seen.cov, torch.zeros(SIDE*SIDE), covariance())/SIDE**2
 
+def to_nearest(fields, others):
+    "Of each field, the root mean square difference to the most similar of the others"
+    import torch
+    return torch.cdist(fields.flatten(1), others.flatten(1)).min(1).values/SIDE
+
 def codebook_of(tokens, seed=0):
     "Lloyd's algorithm: CODES centres of the rows (M, P)"
     import torch
@@ -65,14 +70,15 @@ def cell(name, kind, fields, steps, every, n, seed):
         network.head.set_codebook(codes)
         tokens = snapped(tokens, codes)
     train = TrainConfig(steps=steps, batch_size=64, lr=2e-3, ema=0.999, seed=seed, sample_every=every, save_every=steps, log_every=every)
-    data, rows = TokenData(tokens, None, torch.zeros(fields, dtype=torch.long)), []
+    data, rows, learned = TokenData(tokens, None, torch.zeros(fields, dtype=torch.long)), [], tokenizer.decode(tokens)
+    copy = to_nearest(draw_fields(n, seed=6), learned).quantile(.01)               # nearer to a training field than 99 of 100 true fields are
     def judge(step, ema):
         for drawn_as in ([name] if name != 'mar' else ['random-bidirectional', 'mar']):
             K, drawn = variant(model, drawn_as).ar_steps or N, []
             for i in range(0, n, 250):
                 with torch.no_grad(), autocast('cpu', dtype): drawn.append(generate(ema, torch.zeros(min(250, n - i), dtype=torch.long), ar_steps=K, diff_steps=25, generator=torch.Generator().manual_seed(i)).float())
             found = tokenizer.decode(torch.cat(drawn))
-            rows.append({'variant': drawn_as, 'head': kind, 'step': step, 'epochs': step*train.batch_size/fields, 'distance': distance(found), 'ar_steps': K, 'parameters': count_parameters(network)})
+            rows.append({'variant': drawn_as, 'head': kind, 'step': step, 'epochs': step*train.batch_size/fields, 'distance': distance(found), 'copies': (to_nearest(found, learned) < copy).float().mean().item(), 'ar_steps': K, 'parameters': count_parameters(network)})
             if step == steps: rows[-1]['drawn'] = [[round(v, 2) for v in field.flatten().tolist()] for field in found[:8]]
     ema, _ = fit(network, data, RunConfig(data='fields', img_size=SIDE, model=model, train=train), Path(tempfile.mkdtemp()), tokenizer=tokenizer, classes=('field',), on_sample=lambda step, _, ema: judge(step, ema))
     judge(steps, ema.model)
@@ -98,7 +104,7 @@ if __name__ == '__main__':
         out = subprocess.run([sys.executable, __file__, '--cell', *c, *own], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
         if out.returncode: raise RuntimeError(f"{' '.join(c)} failed:\n{out.stderr[-2000:]}")
         rows = json.loads(out.stdout.splitlines()[-1])
-        for r in rows: print(f"{r['variant']:22} {r['head']:14} step {r['step']:5}: {r['distance']:.4f}", flush=True)
+        for r in rows: print(f"{r['variant']:22} {r['head']:14} step {r['step']:5}: distance {r['distance']:.4f}, copies {r['copies']:.0%}", flush=True)
         return rows
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool: rows = [r for found in pool.map(one, TRAININGS) for r in found]
     fields, tokenizer = draw_fields(args.fields, seed=5), PixelTokenizer(PATCH, scale=1.0, channels=1)

@@ -1,4 +1,6 @@
 "Any tokenizer, any backbone, any head: every cell of the grid trains and samples"
+import importlib.util
+from pathlib import Path
 import pytest, torch
 from marlearn.data import load_shapes
 from marlearn.generate import generate
@@ -108,3 +110,31 @@ def test_known_tokens_through_the_head_change_the_work_not_the_mean():
     a, b = (model.loss(tokens, labels, generator=torch.Generator().manual_seed(2), every_token=e)['loss'] for e in (False, True))
     assert rows[0] < rows[1] == 5*16
     torch.testing.assert_close(a, b)
+
+@pytest.fixture(scope='module')
+def few():
+    "scripts/table1_few.py as a module"
+    spec = importlib.util.spec_from_file_location('table1_few', Path(__file__).resolve().parent.parent/'scripts'/'table1_few.py')
+    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    return module
+
+def test_yardsticks_of_table1_few(few):
+    "The distance is small for the truth alone, and falls with the number of pictures; copies are nearer than true fields are"
+    true = few.draw_fields(2000, seed=1)
+    floor = few.distance(true)
+    assert 0 < floor < few.distance(true[:500]) < .02
+    assert few.distance(true*1.2) > 5*floor and few.distance(true + .3) > 5*floor and few.distance(true.roll(3, -1)) > 5*floor       # wider, moved, seamed
+    learned, fresh = true[:300], true[300:]
+    assert few.to_nearest(learned, learned).max() < .01 < few.to_nearest(fresh, learned).min()
+    rows = true[:100].reshape(-1, 4)
+    codes = few.codebook_of(rows)
+    assert codes.shape == (few.CODES, 4) and (few.snapped(rows[None], codes)[0] - rows).square().mean() < .1*rows.var()
+
+@pytest.mark.parametrize('name, kind', [('mar', 'cross-entropy'), ('raster-causal', 'diffusion')])
+def test_cells_of_table1_few(few, name, kind):
+    "Every judgement has its row, and training changes the distance"
+    threads = torch.get_num_threads()
+    try: rows = few.cell(name, kind, fields=40, steps=6, every=3, n=20, seed=0)
+    finally: torch.set_num_threads(threads)
+    assert [(r['variant'], r['step'], r['ar_steps']) for r in rows] == [(v, s, K) for s in (3, 6) for v, K in ([('random-bidirectional', 36), ('mar', 9)] if name == 'mar' else [(name, 36)])]
+    assert rows[0]['distance'] != rows[-1]['distance'] and len(rows[-1]['drawn']) == 8 and all(0 <= r['copies'] <= 1 for r in rows)
