@@ -8,7 +8,7 @@ RESULTS = Path(__file__).parent/'results'
 
 def name(row):
     "What was timed, in a few words"
-    return f"{row['model']}: training step" + (row['mode'].removeprefix('fast')) if 'cfg_scale' not in row else f"{row['model']}: drawing, guidance {row['cfg_scale']:g}" + ('\n(approximate)' if row['mode'] == 'approximate' else '')
+    return f"{row['model']}: training step" + (row['mode'].removeprefix('fast')) if 'cfg_scale' not in row else f"{row['model']}: drawing, guidance {row['cfg_scale']:g}" + ('\n(approximate)' if row['mode'] == 'approximate' else row['mode'].removeprefix('fast'))
 
 if __name__ == '__main__':
     read = lambda what: json.loads((RESULTS/f'{what}.json').read_text())['rows']

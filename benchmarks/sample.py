@@ -21,18 +21,18 @@ def make_model(name, device, seed=0):
         if not p.any(): torch.nn.init.normal_(p, std=.02)
     return model
 
-def cases(name, batch, scale, device, ar_steps=16, diff_steps=100, seed=0):
+def cases(name, batch, scale, device, ar_steps=16, diff_steps=100, seed=0, compiled=False):
     "Functions that draw the same pictures"
     model, dtype = make_model(name, device), pick_precision(device)[0]
     labels = torch.arange(batch, device=device) % model.config.n_classes
     common = lambda: {'cfg_scale': scale, 'generator': torch.Generator(device).manual_seed(seed)}
     def fast(**options):
         with autocast(device, dtype): return generate(model, labels, **{'ar_steps': ar_steps, 'diff_steps': diff_steps} | options | common())
-    return {'plain': lambda: plain.generate(model, labels, ar_steps=ar_steps, diff_steps=diff_steps, **common()), 'fast': fast, 'approximate': lambda: fast(**APPROXIMATE)}
+    return {'plain': lambda: plain.generate(model, labels, ar_steps=ar_steps, diff_steps=diff_steps, **common()), 'fast': fast} | ({'fast, compiled': lambda: fast(compile=True)} if compiled else {}) | {'approximate': lambda: fast(**APPROXIMATE)}
 
-def measure(name, batch, scale, repeats, device, highest, ar_steps=16, diff_steps=100):
+def measure(name, batch, scale, repeats, device, highest, ar_steps=16, diff_steps=100, compiled=False):
     "One setting's rows of the table"
-    run = cases(name, batch, scale, device, ar_steps, diff_steps)
+    run = cases(name, batch, scale, device, ar_steps, diff_steps, compiled=compiled)
     seconds, rows = side_by_side(run, repeats, device), []
     necessary = flops.generation(MODELS[name], batch, ar_steps, diff_steps, scale != 1.0)
     for mode, all_seconds in seconds.items():
@@ -48,6 +48,7 @@ if __name__ == '__main__':
     parser.add_argument('--batch', type=int, help='pictures side by side (default: 16 for the toy, 2 for MAR-B and -L, 1 for MAR-H)')
     parser.add_argument('--ar-steps', type=int, default=16)
     parser.add_argument('--diff-steps', type=int, default=100)
+    parser.add_argument('--compile', action='store_true', help='also with the step of the head compiled into one piece')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/sample.json'))
@@ -57,7 +58,7 @@ if __name__ == '__main__':
     print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
     for name in args.model:
         for scale in GUIDANCE[name]:
-            rows += measure(name, args.batch or BATCH[name], scale, args.repeats, args.device, max(highest.values()), args.ar_steps, args.diff_steps)
+            rows += measure(name, args.batch or BATCH[name], scale, args.repeats, args.device, max(highest.values()), args.ar_steps, args.diff_steps, args.compile)
             print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 's/image': r['seconds_per_image'], 'of peak': r['share_of_peak'] or '-'} for r in rows],
                         ['model', 'mode', 'cfg_scale', 'ar_steps', 'diff_steps', 'seconds', 'x plain', 's/image', 'of peak']))
     write({'what': 'drawing pictures (tokens only)', 'command': ' '.join(['python -m benchmarks.sample', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

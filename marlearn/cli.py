@@ -99,6 +99,7 @@ class Sample:
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
+    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of each step; takes seconds to a minute first, and a C++ compiler, and pays where hundreds of pictures are drawn
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
     raw:bool = False # the raw weights instead of their average
@@ -126,7 +127,7 @@ class Sample:
         elif self.out.suffix: save_class_grid(draw_grid(c.model, c.tokenizer, c.classes, which, self.per_class, dtype=dtype, **options), which, c.classes, self.out)
         print(f"{self.out} written in {time.perf_counter() - start:.0f} s")
 
-SAMPLING = ('ar_steps', 'diff_steps', 'sampler', 'temperature', 'guidance', 'order', 'schedule')     # options that go to `generate` as they are
+SAMPLING = ('ar_steps', 'diff_steps', 'sampler', 'compile', 'temperature', 'guidance', 'order', 'schedule')     # options that go to `generate` as they are
 
 def this_process()->tuple[int, int, str]:
     "Rank, number of processes and device: those of torchrun, or the only ones"
@@ -234,6 +235,7 @@ class Evaluate:
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
+    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of each step; takes seconds to a minute first, and a C++ compiler, and pays where hundreds of pictures are drawn
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
     batch_size:int = 100 # pictures at a time

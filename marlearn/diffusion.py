@@ -37,6 +37,12 @@ class Schedule:
 
     def __len__(self): return len(self.betas)
 
+    def to(self, device)->'Schedule':
+        "Moves the tables; itself"
+        for name, table in vars(self).items():
+            if isinstance(table, Tensor): object.__setattr__(self, name, table.to(device))
+        return self
+
     def at(self,
         name:str, # one of the constants above
         t:Tensor|int, # (M,) int64 index into this schedule; a number where all rows stand at one step
@@ -193,13 +199,13 @@ def sample_tokens(
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
+    step:Callable|None=None, # step(xt, i, noise) -> x_{i-1}, x0: in place of `model` and `denoise_step`, where both were compiled into one
 )->Tensor: # (M, P)
     "From pure noise to tokens: DDPM's reverse process"
+    if step is None: step = lambda xt, i, noise: denoise_step(model(xt, torch.full(shape[:1], i, device=device)), xt, i, noise, schedule, temperature, x0_limit)
     xt = torch.randn(shape, generator=generator, device=device)
     for i in reversed(range(len(schedule))):
-        t = torch.full(shape[:1], i, device=device)
-        noise = torch.randn(shape, generator=generator, device=device)
-        xt, x0 = denoise_step(model(xt, t), xt, i, noise, schedule, temperature, x0_limit)
+        xt, x0 = step(xt, i, torch.randn(shape, generator=generator, device=device))
         if callback: callback(i, xt, x0)
     return xt
 

@@ -86,6 +86,7 @@ def head_options(
     diff_steps:int|Sequence[int], # sampling steps, for heads that take several, see `annealed`
     sampler:str|None, # None: the head's own
     K:int, # sets that will be drawn
+    compile:bool=False, # a diffusion head's step as one compiled piece
 )->list[dict]: # for `head.sample`, one per set
     "Those options that this head knows, checked before any work"
     options = {}
@@ -93,6 +94,10 @@ def head_options(
         if 'sampler' not in head.sample_options: raise ValueError(f"sampler={sampler!r}: this model's {type(head).__name__} has only one way to draw; leave the sampler out")
         if sampler not in SAMPLERS: raise ValueError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}")
         options['sampler'] = sampler
+    if compile:
+        if 'compile' not in head.sample_options: raise ValueError(f"compile=True: this model's {type(head).__name__} has no compiled step; leave it out")
+        if sampler not in (None, 'ddpm'): raise ValueError(f"compile=True: only sampler='ddpm' has a compiled step, not {sampler!r}")
+        options['compile'] = True
     if 'diff_steps' not in head.sample_options: return [options]*K
     T = head.config.train_steps
     for n in diff_steps if isinstance(diff_steps, Sequence) else [diff_steps]:
@@ -108,6 +113,7 @@ def generate(
     ar_steps:int|None=None, # K, 1..number of tokens to draw; None: the model's own, else one step per token, at most 64
     diff_steps:int|Sequence[int]=100, # sampling steps of the head, or a pair for the first set and the last, see `annealed`; heads that draw in one pass take no notice
     sampler:str|None=None, # of a diffusion head: 'ddpm', 'ddim' or 'dpm++'; None: the head's own
+    compile:bool=False, # of a diffusion head: each step in one compiled piece, see `compiled_step`; pays where much is drawn
     cfg_scale:float=1.0, # 1 = no guidance
     guidance:str|Sequence[float]='linear', # how the scale runs: 'linear', 'constant', or (low, high), see `guidance_scales`
     temperature:float=1.0, # multiplies the noise of the head's steps
@@ -125,7 +131,7 @@ def generate(
     if labels.ndim != 1: raise ValueError(f"labels {tuple(labels.shape)} must be (B,): one class per image")
     check_labels(labels, config.n_classes)
     if not 0 <= temperature < math.inf: raise ValueError(f"temperature={temperature} must be a finite number, and not negative")
-    head_options(model.head, diff_steps, sampler, 1)
+    head_options(model.head, diff_steps, sampler, 1, compile)
     tokens, hidden = start_from(known, hidden, B, N, P, device)
     n_hidden = int(hidden[:1].sum())
     asked = make_order(config.order if order is None else order, B, N, generator, device)
@@ -137,7 +143,7 @@ def generate(
     if causal and max(counts, default=1) > 1: raise ValueError(f"ar_steps={len(counts)}: a causal backbone draws one token a step, so {n_hidden}")
     scales = guidance_scales(cfg_scale, N, counts, guidance, N - n_hidden)
     if cfg_scale != 1.0 and config.label_drop == 0: raise ValueError(f"cfg_scale={cfg_scale}: this model was trained with label_drop=0, so there is no null class to be guided away from")
-    options = head_options(model.head, diff_steps, sampler, len(counts))
+    options = head_options(model.head, diff_steps, sampler, len(counts), compile)
     # the loop
     backbone = packed(model.backbone, product_dtype(model.backbone))
     nobody, n_known, rows, cache = torch.full_like(labels, config.n_classes), N - n_hidden, 0, None

@@ -1,6 +1,8 @@
-"torch.compile as a switch: the same result, one version for all mask ratios, and a way out where it does not work"
-import os, shutil, subprocess, sys
+"torch.compile as a switch: the same result, one version for all mask ratios and sets, and a way out where it does not work"
+import os, shutil, subprocess, sys, warnings
 import pytest, torch
+from torch import nn
+from marlearn.generate import generate
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.train import TrainConfig, faster, make_optimizer, seeded_dropout, step_generator, train_step
@@ -14,7 +16,9 @@ def losses(model, steps=6):
     opt, tokens, labels = make_optimizer(model, TrainConfig()), torch.randn(8, 16, 4, generator=torch.Generator().manual_seed(1)), torch.arange(8)
     return [train_step(model, tokens, labels, opt, generator=step_generator(0, s), n_known=n)['loss'].item() for s, n in zip(range(steps), (1, 4, 2, 3, 5, 4))]
 
-@pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='no C++ compiler here')
+needs_compiler = pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='no C++ compiler here')
+
+@needs_compiler
 def test_compiled_steps_agree_and_do_not_compile_again():
     from torch._dynamo.utils import counters
     torch._dynamo.reset(); counters.clear()
@@ -34,3 +38,63 @@ def test_without_a_compiler_a_warning_and_on(tmp_path):
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'torch.compile does not work here' in done.stderr and done.stdout.startswith('[')
+
+# --- drawing --------------------------------------------------------------------------------------------------
+def ready(kind='diffusion', **head):
+    config = ModelConfig(**{**vars(CONFIG), 'head': HeadConfig(kind=kind, blocks=2, width=32, **head)})
+    torch.manual_seed(0)
+    model = ImageModel(config).eval().requires_grad_(False)
+    for p in model.head.parameters():
+        if not p.any(): nn.init.normal_(p, std=.2)          # at zero the network would say the same to everything
+    return model
+
+def draw(model, B=3, **options):
+    return generate(model, torch.arange(B), **{'ar_steps': 5, 'diff_steps': 12, 'generator': torch.Generator().manual_seed(1)} | options)
+
+def alike(a, b): return (a - b).abs().max() < 1e-3*b.abs().max()
+
+@needs_compiler
+@pytest.mark.parametrize('x0_limit', [3.0, None])
+def test_a_compiled_drawing_is_the_same(x0_limit):
+    from torch._dynamo.utils import counters
+    torch._dynamo.reset(); counters.clear()
+    model = ready(x0_limit=x0_limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')                      # a fall-back would agree as well
+        for options in ({}, {'cfg_scale': 3.0}):            # guidance is linear: another scale in every set
+            assert alike(draw(model, compile=True, **options), draw(model, **options))
+        versions = counters['stats']['unique_graphs']
+        assert 0 < versions <= 4                            # with guidance and without; a set of one row apart
+        for options in ({'B': 5, 'temperature': 0.7}, {'B': 4, 'cfg_scale': 2.0, 'guidance': 'constant', 'diff_steps': 7}):
+            assert alike(draw(model, compile=True, **options), draw(model, **options))
+        assert counters['stats']['unique_graphs'] == versions
+
+@needs_compiler
+def test_a_compiled_drawing_follows_the_weights():
+    torch._dynamo.reset()
+    model = ready(x0_limit=3.0); before = draw(model, compile=True)
+    for p in model.head.net.blocks.parameters(): p.mul_(1.5)            # a step of training
+    after = draw(model, compile=True)
+    assert alike(after, draw(model)) and not torch.allclose(after, before, atol=.05)
+
+@needs_compiler
+def test_a_compiled_drawing_in_half_precision():
+    torch._dynamo.reset()
+    model = ready(x0_limit=3.0)
+    with torch.autocast('cpu', torch.bfloat16): eager, compiled = draw(model), draw(model, compile=True)
+    exact = draw(model)
+    assert (compiled - exact).square().mean() < 2*(eager - exact).square().mean() + 1e-6      # rounded no more than the eager one
+
+def test_drawing_without_a_compiler_a_warning_and_on(tmp_path):
+    code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_compile import *; model = ready(x0_limit=3.0)\n"
+            "assert torch.allclose(draw(model, compile=True), draw(model), atol=1e-4); print('same')")
+    env = {k: v for k, v in os.environ.items() if k not in ('CXX', 'CC')} | {'PATH': str(tmp_path), 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path/'cache'), 'TORCHINDUCTOR_FX_GRAPH_CACHE': '0'}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count('UserWarning: torch.compile does not work here') == 1 and done.stdout == 'same\n'
+
+def test_what_has_no_compiled_step():
+    with pytest.raises(ValueError, match="only sampler='ddpm' has a compiled step, not 'ddim'"): draw(ready(), compile=True, sampler='ddim')
+    with pytest.raises(ValueError, match='FlowHead has no compiled step'): draw(ready('flow'), compile=True)
+    model = ready(); model.head.net.__class__ = type('Mine', (type(model.head.net),), {})
+    with pytest.raises(ValueError, match='not a Mine'): draw(model, compile=True)
