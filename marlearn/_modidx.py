@@ -368,6 +368,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'marlearn.heads.make_head': ('heads.html#make_head', 'marlearn/heads.py'),
                                 'marlearn.heads.modulate': ('heads.html#modulate', 'marlearn/heads.py'),
                                 'marlearn.heads.sinusoids': ('heads.html#sinusoids', 'marlearn/heads.py'),
+                                'marlearn.heads.with_buffers': ('heads.html#with_buffers', 'marlearn/heads.py'),
                                 'marlearn.heads.with_guidance': ('heads.html#with_guidance', 'marlearn/heads.py')},
             'marlearn.latents': { 'marlearn.latents.LatentData': ('latents.html#latentdata', 'marlearn/latents.py'),
                                   'marlearn.latents.LatentData.__init__': ('latents.html#latentdata.__init__', 'marlearn/latents.py'),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SAMPLERS', 'HEADS', 'HeadConfig', 'sinusoids', 'modulate', 'HeadBlock', 'DenoisingMLP', 'FixedBlock',
-           'FixedMLP', 'guide', 'fixed_for_drawing', 'with_guidance', 'OneStep', 'compiled_step', 'DiffusionHead',
-           'FlowHead', 'GaussianMixtureHead', 'EnergyHead', 'make_head']
+           'FixedMLP', 'guide', 'fixed_for_drawing', 'with_guidance', 'with_buffers', 'OneStep', 'compiled_step',
+           'DiffusionHead', 'FlowHead', 'GaussianMixtureHead', 'EnergyHead', 'make_head']
 
 # %% ../nbs/09_heads.ipynb #ab512dde
-import math, warnings
+import copy, math, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
@@ -112,7 +112,7 @@ class FixedBlock(nn.Module):
     def __init__(self, block:HeadBlock, dtype:torch.dtype):
         super().__init__()
         self.width = block.norm.normalized_shape
-        self.register_buffer('weight', block.norm.weight.detach().to(dtype)); self.register_buffer('bias', block.norm.bias.detach().to(dtype))
+        self.weight, self.bias = block.norm.weight.detach().to(dtype), block.norm.bias.detach().to(dtype)
         self.up, self.down = (PackedLinear(layer.weight, layer.bias, dtype) for layer in (block.up, block.down))
 
     def forward(self, x, shift, stretch, gate):        # (M, W) each
@@ -166,6 +166,13 @@ def with_guidance(
     return lambda xt, time: guide(fixed(torch.cat([xt, xt]), time, condition), P, cfg_scale)
 
 # %% ../nbs/09_heads.ipynb #8edd4335
+def with_buffers(module:nn.Module)->nn.Module:
+    "A twin that shares all tensors, registered as buffers: those a compiler takes for constants. (Unregistered ones are found faster where nothing is compiled)"
+    twin = copy.copy(module)
+    twin._buffers = {name: vars(twin).pop(name) for name, value in list(vars(module).items()) if isinstance(value, Tensor)}
+    twin._modules = {name: with_buffers(part) for name, part in module._modules.items()}
+    return twin
+
 class OneStep(nn.Module):
     "A step of `sample_tokens`, from x_t to x_{t-1}: network, guidance and chain, for a compiler to make one piece of"
     def __init__(self, fixed:nn.Module):
@@ -190,8 +197,7 @@ def compiled_step(
     from torch._inductor import config                 # takes a second to import: only when asked for
     fixed, device = fixed_for_drawing(net), z.device
     if not hasattr(fixed, 'one_step'):                 # in a tuple: not a part of the module
-        eager = OneStep(fixed)
-        fixed.one_step = eager, torch.compile(eager, dynamic=True, options={'triton.cudagraphs': True} if device.type == 'cuda' else None)
+        fixed.one_step = OneStep(fixed), torch.compile(OneStep(with_buffers(fixed)), dynamic=True, options={'triton.cudagraphs': True} if device.type == 'cuda' else None)
     eager, fast = fixed.one_step
     condition = net.from_z(z if z_uncond is None else torch.cat([z, z_uncond]))
     scale = None if z_uncond is None else torch.tensor(cfg_scale, device=device)         # tensors, for a new number would be compiled anew

@@ -142,10 +142,8 @@ class PackedLinear(nn.Module):
         dtype:torch.dtype, # of the matrix product and of what comes out
     ):
         super().__init__()
-        self.dtype, self.outputs = dtype, len(weight)
-        self.register_buffer('weight', weight.detach().to(dtype))                # buffers: `torch.compile` may rely on them
-        self.register_buffer('bias', None if bias is None else bias.detach().to(dtype))
-        self.register_buffer('blocks', None)
+        self.dtype, self.outputs, self.blocks = dtype, len(weight), None
+        self.weight, self.bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
         if weight.device.type == 'cpu' and torch.backends.mkldnn.is_available():
             try:
                 self.blocks = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), 64)      # 64: rows to expect
