@@ -118,6 +118,8 @@ class FixedBlock(nn.Module):
     def forward(self, x, shift, stretch, gate):        # (M, W) each
         return torch.addcmul(x, gate, self.down(F.silu(self.up(torch.addcmul(shift, F.layer_norm(x, self.width, self.weight, self.bias, 1e-6), stretch)))))
 
+    __call__ = forward                                 # as in `PackedLinear`
+
 class FixedMLP(nn.Module):
     "A `DenoisingMLP` that no longer learns: weights packed (lesson 06), the modulations of all blocks in one product. About half of the network's work is in them"
     def __init__(self, net:DenoisingMLP, dtype:torch.dtype):
@@ -135,6 +137,8 @@ class FixedMLP(nn.Module):
         x = self.from_token(xt)
         for k, block in enumerate(self.blocks): x = block(x, *modulations[3*k:3*k + 3])
         return self.to_out(torch.addcmul(shift, F.layer_norm(x, self.width, eps=1e-6), stretch))
+
+    __call__ = forward
 
 # %% ../nbs/09_heads.ipynb #dffe2e9c
 def guide(
