@@ -31,8 +31,8 @@ class Schedule:
             'mean_from_x0': self.betas*np.sqrt(before)/(1 - alpha_bar), 'mean_from_xt': (1 - before)*np.sqrt(1 - self.betas)/(1 - alpha_bar),
             'log_var_low': np.log(np.append(variance[1], variance[1:])) if len(variance) > 1 else np.log(self.betas), 'log_var_high': np.log(self.betas)}
         for name, value in constants.items():
-            table = torch.from_numpy(value).float()
-            object.__setattr__(self, name, table); object.__setattr__(self, f'{name}_list', table.tolist())
+            value = value.astype(np.float32)
+            object.__setattr__(self, name, torch.from_numpy(value)); object.__setattr__(self, f'{name}_list', value.tolist())
         object.__setattr__(self, 'times', torch.from_numpy(self.steps))
 
     def __len__(self): return len(self.betas)

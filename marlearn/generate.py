@@ -133,7 +133,7 @@ def generate(
     if not 0 <= temperature < math.inf: raise ValueError(f"temperature={temperature} must be a finite number, and not negative")
     head_options(model.head, diff_steps, sampler, 1, compile)
     tokens, hidden = start_from(known, hidden, B, N, P, device)
-    n_hidden = int(hidden[:1].sum())
+    n_hidden = N if known is None else int(hidden[:1].sum())
     asked = make_order(config.order if order is None else order, B, N, generator, device)
     order = known_first(asked, hidden)
     if causal and config.order != 'random' and not torch.equal(order, asked):
