@@ -98,7 +98,7 @@ if __name__ == '__main__':
     if args.cell: print(json.dumps(cell(*args.cell, args.fields, args.steps, args.every, args.n, args.seed))); sys.exit()
     from marlearn.demo import machine
     from marlearn.tokenizers import PixelTokenizer
-    print(f'{len(TRAININGS)} trainings of {args.steps} steps, {args.jobs} at a time: about {len(TRAININGS)*args.steps*.2/60/args.jobs:.0f} minutes')
+    print(f'{len(TRAININGS)} trainings of {args.steps} steps, {args.jobs} at a time: about {len(TRAININGS)*args.steps*.1/60/args.jobs:.0f} minutes')
     def one(c):
         own = [x for k in ('fields', 'steps', 'every', 'n', 'seed') for x in (f'--{k}', str(getattr(args, k)))]
         out = subprocess.run([sys.executable, __file__, '--cell', *c, *own], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
