@@ -11,11 +11,11 @@ from marlearn.train import EMA, TrainConfig, autocast, make_optimizer, pick_prec
 from marlearn.vae import VAE, VAEConfig
 
 pytestmark = pytest.mark.filterwarnings('ignore:Accessing the data pointer of FakeTensor')      # by which copies for drawing know their weights again
-KINDS = ('diffusion', 'flow', 'mse', 'mixture', 'energy')
+KINDS = ('diffusion', 'flow', 'cross-entropy', 'mse', 'mixture', 'energy')
 
 def config(backbone='mar', kind='diffusion', **options):
     return ModelConfig(**{'n_tokens': 16, 'token_dim': 4, 'n_classes': 10, 'width': 32, 'encoder_blocks': 2, 'decoder_blocks': 2, 'heads': 2, 'class_slots': 2, 'dropout': 0.1, 'backbone': backbone,
-                          'head': HeadConfig(kind=kind, blocks=2, width=32)} | options)
+                          'head': HeadConfig(kind=kind, blocks=2, width=32, codes=20 if kind == 'cross-entropy' else 0)} | options)
 
 # --- a pretended GPU ------------------------------------------------------------------------------------------
 @pytest.fixture
@@ -24,7 +24,10 @@ def pretended():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(): yield
 
 def fake_model(*args, **kw):
-    with torch.device('cuda'): return ImageModel(config(*args, **kw))
+    with torch.device('cuda'):
+        model = ImageModel(config(*args, **kw))
+        if model.config.head.kind == 'cross-entropy': model.head._tolerance = 0.1      # the codebook is looked at once, before and with the first batch
+    return model
 
 def fake_batch(B=8): return torch.randn(B, 16, 4, device='cuda'), torch.zeros(B, dtype=torch.long, device='cuda')
 
