@@ -190,7 +190,7 @@ def denoise_step(
 # %% ../nbs/08_diffusion.ipynb #6fa5be97
 @torch.no_grad()
 def sample_tokens(
-    model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P)
+    model:Callable|None, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P); None where there is a `step`
     shape:tuple[int, int], # (M, P)
     schedule:Schedule, # usually a `respace`d one
     *,

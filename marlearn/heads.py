@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SAMPLERS', 'HEADS', 'HeadConfig', 'sinusoids', 'modulate', 'HeadBlock', 'DenoisingMLP', 'FixedBlock',
-           'FixedMLP', 'guide', 'fixed_for_drawing', 'with_guidance', 'with_buffers', 'OneStep', 'compiled_step',
-           'DiffusionHead', 'FlowHead', 'GaussianMixtureHead', 'EnergyHead', 'make_head']
+           'FixedMLP', 'guided_call', 'fixed_for_drawing', 'projected', 'with_guidance', 'with_buffers', 'OneStep',
+           'compiled_step', 'DiffusionHead', 'FlowHead', 'GaussianMixtureHead', 'EnergyHead', 'make_head']
 
 # %% ../nbs/09_heads.ipynb #ab512dde
 import copy, math, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
@@ -141,18 +142,26 @@ class FixedMLP(nn.Module):
     __call__ = forward
 
 # %% ../nbs/09_heads.ipynb #dffe2e9c
-def guide(
-    out:Tensor, # (2M, outputs): of the class, then of the null class
+def guided_call(
+    fixed:Callable, # the network
+    xt:Tensor, # (M, P)
+    time:Tensor|None, # (1, W)
+    condition:Tensor, # (M, W); with guidance (2M, W): of the class, then of the null class
+    cfg_scale:float|Tensor|None, # None: no guidance
     P:int, # numbers of a token: guidance acts on the first P outputs
-    cfg_scale:float|Tensor,
 )->Tensor: # (M, outputs)
-    "Away from what the null class predicts"
-    out, out_uncond = out.chunk(2)
+    "Both classes in one pass, then away from what the null class predicts"
+    if cfg_scale is None: return fixed(xt, time, condition)
+    out, out_uncond = fixed(torch.cat([xt, xt]), time, condition).chunk(2)
     return torch.cat([out_uncond[:, :P] + cfg_scale*(out[:, :P] - out_uncond[:, :P]), out[:, P:]], dim=1)
 
 def fixed_for_drawing(net:nn.Module)->nn.Module:
     "Its `FixedMLP`; a network of your own does as it says"
     return copy_for_drawing(net, product_dtype(net), FixedMLP) if type(net) is DenoisingMLP else net
+
+def projected(net, z, z_uncond, cfg_scale):            # as for `with_guidance`
+    "What `guided_call` wants of z and of the scale"
+    return (net.from_z(z), None) if z_uncond is None else (net.from_z(torch.cat([z, z_uncond])), cfg_scale)
 
 def with_guidance(
     net:DenoisingMLP,
@@ -162,12 +171,8 @@ def with_guidance(
     cfg_scale:float,
 )->Callable: # call(xt (M, P), time (1, W) or None) -> (M, outputs)
     "The network with its weights and z held fixed; guidance leads away from what the null class predicts"
-    fixed = fixed_for_drawing(net)
-    if z_uncond is None:
-        condition = net.from_z(z)
-        return lambda xt, time: fixed(xt, time, condition)
-    condition = net.from_z(torch.cat([z, z_uncond]))
-    return lambda xt, time: guide(fixed(torch.cat([xt, xt]), time, condition), P, cfg_scale)
+    fixed, condition, scale = fixed_for_drawing(net), *projected(net, z, z_uncond, cfg_scale)
+    return lambda xt, time: guided_call(fixed, xt, time, condition, scale, P)
 
 # %% ../nbs/09_heads.ipynb #8edd4335
 def with_buffers(module:nn.Module)->nn.Module:
@@ -184,10 +189,9 @@ class OneStep(nn.Module):
         self.fixed, self.works = fixed, True
 
     def forward(self, xt, noise, t, times, condition, cfg_scale, schedule, temperature, x0_limit):      # t: (1,); condition: (M, W), guided (2M, W)
-        if cfg_scale is None: out = self.fixed(xt, times[t], condition)
-        else: out = guide(self.fixed(torch.cat([xt, xt]), times[t], condition), xt.shape[1], cfg_scale)
-        return denoise_step(out, xt, t, noise, schedule, temperature, x0_limit)
+        return denoise_step(guided_call(self.fixed, xt, times[t], condition, cfg_scale, xt.shape[1]), xt, t, noise, schedule, temperature, x0_limit)
 
+@contextmanager
 def compiled_step(
     net:DenoisingMLP,
     z:Tensor, z_uncond:Tensor|None, # (M, D) each; no guidance without the second
@@ -195,7 +199,7 @@ def compiled_step(
     times:Tensor, # (S, W) from `embed_time`
     schedule:Schedule, # of S steps
     temperature:float, x0_limit:float|None, # see `denoise_step`
-)->Callable: # step(xt, i, noise) -> x_{i-1}, x0: for `sample_tokens`
+)->Iterator[Callable]: # step(xt, i, noise) -> x_{i-1}, x0: for `sample_tokens`
     "Compiles in the first call (seconds to a minute, needs a C++ compiler) for any number of rows. On a GPU a step is replayed as a CUDA graph, since there its many small kernels cost more to launch than to run"
     if type(net) is not DenoisingMLP: raise ValueError(f"compile=True knows how to make a DenoisingMLP ready, not a {type(net).__name__}")
     from torch._inductor import config                 # takes a second to import: only when asked for
@@ -203,21 +207,20 @@ def compiled_step(
     if not hasattr(fixed, 'one_step'):                 # in a tuple: not a part of the module
         fixed.one_step = OneStep(fixed), torch.compile(OneStep(with_buffers(fixed)), dynamic=True, options={'triton.cudagraphs': True} if device.type == 'cuda' else None)
     eager, fast = fixed.one_step
-    condition = net.from_z(z if z_uncond is None else torch.cat([z, z_uncond]))
-    scale = None if z_uncond is None else torch.tensor(cfg_scale, device=device)         # tensors, for a new number would be compiled anew
-    rest, at = (times, condition, scale, schedule.to(device), torch.tensor(temperature, device=device), x0_limit), torch.arange(len(schedule), device=device)
+    number = lambda x: None if x is None else torch.tensor(x, device=device)             # a new plain number would be compiled anew
+    condition, scale = projected(net, z, z_uncond, cfg_scale)
+    rest, at = (times, condition, number(scale), schedule.to(device), number(temperature), x0_limit), torch.arange(len(schedule), device=device)
     def step(xt, i, noise):
         if eager.works:
             try:
                 if device.type == 'cuda': torch.compiler.cudagraph_mark_step_begin()
-                with config.patch(freezing=device.type == 'cpu'):                        # weights become constants, laid out as the kernels like them
-                    out = fast(xt, noise, at[i:i+1], *rest)
+                out = fast(xt, noise, at[i:i+1], *rest)
                 return tuple(x.clone() for x in out) if device.type == 'cuda' else out   # the next replay writes into the same memory
             except Exception as e:                     # no compiler, an unknown GPU, a full disk: all kinds of errors
                 eager.works = False
                 warnings.warn(f"torch.compile does not work here ({type(e).__name__}: {(str(e).splitlines() or [''])[0]}); drawing goes on without it")
         return eager(xt, noise, at[i:i+1], *rest)
-    return step
+    with config.patch(freezing=device.type == 'cpu'): yield step                         # weights become constants, laid out as the kernels like them
 
 # %% ../nbs/09_heads.ipynb #915081f8
 SAMPLERS = {'ddpm': sample_tokens, 'ddim': ddim_tokens, 'dpm++': dpm_solver_tokens}
@@ -272,10 +275,11 @@ class DiffusionHead(Head):
         schedule = respace(self.schedule, diff_steps)
         times = self.net.embed_time(schedule.times.to(z.device))                         # (S, W), once, not in every step
         z_uncond = z_uncond if guided else None
+        shape, options = (len(z), self.token_dim), dict(temperature=temperature, x0_limit=self.config.x0_limit, generator=generator, device=z.device, callback=callback)
+        if compile:
+            with compiled_step(self.net, z, z_uncond, cfg_scale, times, schedule, temperature, self.config.x0_limit) as step: return sample_tokens(None, shape, schedule, step=step, **options)
         predict = with_guidance(self.net, self.token_dim, z, z_uncond, cfg_scale)
-        options = dict(temperature=temperature, x0_limit=self.config.x0_limit, generator=generator, device=z.device, callback=callback)
-        if compile: options['step'] = compiled_step(self.net, z, z_uncond, cfg_scale, times, schedule, temperature, self.config.x0_limit)
-        return SAMPLERS[sampler](lambda xt, t: predict(xt, times[t[:1]]), (len(z), self.token_dim), schedule, **options)
+        return SAMPLERS[sampler](lambda xt, t: predict(xt, times[t[:1]]), shape, schedule, **options)
 
 # %% ../nbs/09_heads.ipynb #ffa361f2
 class FlowHead(Head):

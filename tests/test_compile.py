@@ -1,5 +1,5 @@
 "torch.compile as a switch: the same result, one version for all mask ratios and sets, and a way out where it does not work"
-import os, shutil, subprocess, sys, warnings
+import os, shutil, subprocess, sys
 import pytest, torch
 from torch import nn
 from marlearn.generate import generate
@@ -48,28 +48,31 @@ def ready(kind='diffusion', **head):
         if not p.any(): nn.init.normal_(p, std=.2)          # at zero the network would say the same to everything
     return model
 
-def draw(model, B=3, **options):
-    return generate(model, torch.arange(B), **{'ar_steps': 5, 'diff_steps': 12, 'generator': torch.Generator().manual_seed(1)} | options)
+def draw(model, B=3, make=generate, **options):
+    device = next(model.parameters()).device
+    return make(model, torch.arange(B, device=device), **{'ar_steps': 5, 'diff_steps': 12, 'generator': torch.Generator(device).manual_seed(1)} | options)
 
-def alike(a, b): return (a - b).abs().max() < 1e-3*b.abs().max()
+def alike(a, b, limit=1e-3): return (a - b).abs().max() < limit*b.abs().max()
+
+no_fall_back = pytest.mark.filterwarnings('error:torch.compile does not work here')      # what was not compiled would agree as well
 
 @needs_compiler
+@no_fall_back
 @pytest.mark.parametrize('x0_limit', [3.0, None])
 def test_a_compiled_drawing_is_the_same(x0_limit):
     from torch._dynamo.utils import counters
     torch._dynamo.reset(); counters.clear()
     model = ready(x0_limit=x0_limit)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')                      # a fall-back would agree as well
-        for options in ({}, {'cfg_scale': 3.0}):            # guidance is linear: another scale in every set
-            assert alike(draw(model, compile=True, **options), draw(model, **options))
-        versions = counters['stats']['unique_graphs']
-        assert 0 < versions <= 4                            # with guidance and without; a set of one row apart
-        for options in ({'B': 5, 'temperature': 0.7}, {'B': 4, 'cfg_scale': 2.0, 'guidance': 'constant', 'diff_steps': 7}):
-            assert alike(draw(model, compile=True, **options), draw(model, **options))
-        assert counters['stats']['unique_graphs'] == versions
+    for options in ({}, {'cfg_scale': 3.0}):                # guidance is linear: another scale in every set
+        assert alike(draw(model, compile=True, **options), draw(model, **options))
+    versions = counters['stats']['unique_graphs']
+    assert 0 < versions <= 4                                # with guidance and without; a set of one row apart
+    for options in ({'B': 5, 'temperature': 0.7}, {'B': 4, 'cfg_scale': 2.0, 'guidance': 'constant', 'diff_steps': 7}):
+        assert alike(draw(model, compile=True, **options), draw(model, **options))
+    assert counters['stats']['unique_graphs'] == versions
 
 @needs_compiler
+@no_fall_back
 def test_a_compiled_drawing_follows_the_weights():
     torch._dynamo.reset()
     model = ready(x0_limit=3.0); before = draw(model, compile=True)
@@ -78,12 +81,13 @@ def test_a_compiled_drawing_follows_the_weights():
     assert alike(after, draw(model)) and not torch.allclose(after, before, atol=.05)
 
 @needs_compiler
+@no_fall_back
 def test_a_compiled_drawing_in_half_precision():
     torch._dynamo.reset()
     model = ready(x0_limit=3.0)
     with torch.autocast('cpu', torch.bfloat16): eager, compiled = draw(model), draw(model, compile=True)
     exact = draw(model)
-    assert (compiled - exact).square().mean() < 2*(eager - exact).square().mean() + 1e-6      # rounded no more than the eager one
+    assert (compiled - exact).square().mean() < 2*(eager - exact).square().mean() + 1e-6      # rounded in fewer places; twice: chance
 
 def test_drawing_without_a_compiler_a_warning_and_on(tmp_path):
     code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_compile import *; model = ready(x0_limit=3.0)\n"
