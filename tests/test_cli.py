@@ -170,6 +170,7 @@ def test_sample_to_a_folder(finished, tmp_path, capsys):
     status, err = run(capsys, *args)
     names = sorted(str(f.relative_to(tmp_path/'many')) for f in (tmp_path/'many').rglob('*.png'))
     assert status == 0 and len(names) == 6 and len({n.split('/')[0] for n in names}) == 2, err
+    assert 'compile' not in json.loads((tmp_path/'many'/'pictures.json').read_text())['settings']      # folders begun before there was such an option go on
     before = files(tmp_path/'many')
     assert run(capsys, *args)[0] == 0 and files(tmp_path/'many') == before
     status, err = run(capsys, *args, '--seed', 1)
