@@ -45,13 +45,16 @@ def side_by_side(
     cases:dict[str, Callable], # name -> work
     repeats:int, # of every case
     device,
+    before:int=0, # calls of the same case just before each one that is timed: what the case before it left behind in memory and caches is not its fault
 )->dict[str, list[float]]: # seconds of every repeat
     "Time all cases in turn, round after round: whatever disturbs the machine disturbs all of them"
     for work in cases.values(): timed(work, device)                        # warm up
     gc.collect()
     seconds = {name: [] for name in cases}
     for _ in range(repeats):
-        for name, work in cases.items(): seconds[name].append(timed(work, device))
+        for name, work in cases.items():
+            for _ in range(before): work()
+            seconds[name].append(timed(work, device))
     return seconds
 
 def spread(seconds:list[float])->dict:

@@ -271,11 +271,15 @@ def train_step(
         with seeded_dropout(g), autocast(tokens.device, dtype): parts = model(x, y, generator=g, every_token=every_token, n_known=n_known)
         (parts['loss']/len(generators)).backward()
         total = {k: v.detach()/len(generators) + total.get(k, 0) for k, v in parts.items()}
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     norm = norm.full_tensor() if hasattr(norm, 'full_tensor') else norm                  # of a sharded model
     skipped = (~norm.isfinite()).float()
-    if opt.defaults.get('fused'): opt.grad_scale, opt.found_inf = None, skipped          # its kernel looks for itself, on the device
-    if opt.defaults.get('fused') or not skipped: opt.step()
+    if opt.defaults.get('fused'):                                                        # its kernel divides and looks for itself, on the device: no pass over all gradients
+        opt.grad_scale, opt.found_inf = ((norm + 1e-6)/clip).clamp(min=1), skipped
+        opt.step()
+    elif not skipped:
+        nn.utils.clip_grads_with_norm_(model.parameters(), clip, norm)
+        opt.step()
     return total | {'grad_norm': norm, 'skipped': skipped}
 
 # %% ../nbs/13_train.ipynb #c6895b35

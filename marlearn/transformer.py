@@ -21,9 +21,11 @@ def dropout(
 )->Tensor:
     "`F.dropout`, from PyTorch's global random state as well. A processor draws random numbers one after another, and sixteen bits say enough about each element: a 64-bit number serves four"
     if not training or p == 0: return x
-    if x.device.type != 'cpu' or p >= 1: return F.dropout(x, p)
+    if x.device.type != 'cpu' or p > 1 - 2**-16: return F.dropout(x, p)
     bits = torch.empty(-(-x.numel()//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:x.numel()].view(x.shape)
-    return x*(bits >= round(65536*p) - 32768).to(x.dtype).mul_(1/(1 - p))
+    keep, factor = bits.ge_(round(65536*p) - 32768), torch.tensor(1/(1 - p), dtype=x.dtype)           # 0 or 1, in the same memory
+    if x.element_size() == 2: return x*keep.mul_(factor.view(torch.int16)).view(x.dtype)              # 0 or the bits of the factor: nothing to convert
+    return x*keep.to(x.dtype).mul_(factor)
 
 # %% ../nbs/06_transformer.ipynb #6ccedbec
 def plain_attention(
