@@ -190,7 +190,7 @@ def denoise_step(
 # %% ../nbs/08_diffusion.ipynb #6fa5be97
 @torch.no_grad()
 def sample_tokens(
-    model:Callable|None, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P); None where there is a `step`
+    model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P)
     shape:tuple[int, int], # (M, P)
     schedule:Schedule, # usually a `respace`d one
     *,
@@ -199,13 +199,12 @@ def sample_tokens(
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
-    step:Callable|None=None, # step(xt, i, noise) -> x_{i-1}, x0: in place of `model` and `denoise_step`, where both were compiled into one
 )->Tensor: # (M, P)
     "From pure noise to tokens: DDPM's reverse process"
-    if step is None: step = lambda xt, i, noise: denoise_step(model(xt, torch.full(shape[:1], i, device=device)), xt, i, noise, schedule, temperature, x0_limit)
     xt = torch.randn(shape, generator=generator, device=device)
     for i in reversed(range(len(schedule))):
-        xt, x0 = step(xt, i, torch.randn(shape, generator=generator, device=device))
+        out = model(xt, torch.full(shape[:1], i, device=device))
+        xt, x0 = denoise_step(out, xt, i, torch.randn(shape, generator=generator, device=device), schedule, temperature, x0_limit)
         if callback: callback(i, xt, x0)
     return xt
 

@@ -113,7 +113,7 @@ def generate(
     ar_steps:int|None=None, # K, 1..number of tokens to draw; None: the model's own, else one step per token, at most 64
     diff_steps:int|Sequence[int]=100, # sampling steps of the head, or a pair for the first set and the last, see `annealed`; heads that draw in one pass take no notice
     sampler:str|None=None, # of a diffusion head: 'ddpm', 'ddim' or 'dpm++'; None: the head's own
-    compile:bool=False, # of a diffusion head: each step in one compiled piece, see `compiled_step`; pays where thousands are drawn
+    compile:bool=False, # of a diffusion head: a few steps in one compiled piece, see `compiled_tokens`; pays where thousands are drawn
     cfg_scale:float=1.0, # 1 = no guidance
     guidance:str|Sequence[float]='linear', # how the scale runs: 'linear', 'constant', or (low, high), see `guidance_scales`
     temperature:float=1.0, # multiplies the noise of the head's steps
