@@ -10,8 +10,7 @@ __all__ = ['KINDS', 'TOGETHER', 'FEW', 'SAMPLERS', 'HEADS', 'HeadConfig', 'sinus
 
 # %% ../nbs/09_heads.ipynb #ab512dde
 import copy, math, warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
@@ -210,7 +209,7 @@ class SomeSteps(nn.Module):
         return states
 
 # %% ../nbs/09_heads.ipynb #1f6fc7d3
-TOGETHER, FEW = 5, 2**15                               # steps in one piece; weights of a layer that is spelled out
+TOGETHER, FEW = 5, 2**13                               # steps in one piece; weights of a layer that is spelled out
 
 def compiled_steps(
     net:DenoisingMLP,
