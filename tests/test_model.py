@@ -195,12 +195,14 @@ def test_a_masked_model_needs_a_decoder():
     with pytest.raises(ValueError, match='decoder_blocks=0 must be at least 1'): ModelConfig(decoder_blocks=0)
 
 @pytest.mark.parametrize('p', [0.1, 0.5, 0.999])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_dropout_drops_the_share_it_was_asked_for(p, dtype):
     torch.manual_seed(0)
     x = torch.ones(1001, 1003, dtype=dtype, requires_grad=True)
     y = dropout(x, p); y.float().sum().backward()
     share, n = (y == 0).float().mean().item(), y.numel()
+    assert y.max() == torch.tensor(1/(1 - p), dtype=dtype)                                 # what is left makes up for it
+    assert dropout(x, 1 - 1e-6).count_nonzero() < 50                                       # a millionth: too little for sixteen bits
     assert abs(share - p) < 5*(p*(1 - p)/n)**.5 + 1e-5                                     # five standard deviations, and the step of 1/65536
     assert torch.equal(x.grad == 0, y == 0) and torch.equal(x.grad.unique(), y.detach().unique())
     columns = (y == 0).float().mean(0)                                                     # no place is special

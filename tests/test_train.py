@@ -312,6 +312,22 @@ def test_gradient_reaches_every_parameter(data):
     assert reached == start_weights.keys()
     assert all(not torch.equal(p, start_weights[name]) for name, p in model.named_parameters())
 
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('clip', [0.01, 1e6])
+def test_a_long_gradient_is_shortened(clip, fused, data):
+    "Seen in the optimizer's moments: the first step itself is as long for any length of the gradient"
+    model, config = fresh().train(), RUN.train
+    twin, tokens, labels = fresh().train(), *data.batch(torch.arange(8), torch.Generator().manual_seed(0))
+    opt = make_optimizer(model, config)
+    if not fused: opt = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=False)
+    found = train_step(model, tokens, labels, opt, generator=step_generator(0, 0), clip=clip)
+    g = step_generator(0, 0)
+    with seeded_dropout(g): twin.loss(tokens, labels, generator=g)['loss'].backward()
+    norm = sum(p.grad.square().sum() for p in twin.parameters())**.5
+    assert found['grad_norm'] == pytest.approx(norm.item(), rel=1e-4) and 0.1 < norm < 1e3
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(opt.state[p]['exp_avg'], 0.1*q.grad*min(1, clip/norm.item()), rtol=1e-3, atol=1e-9)
+
 def test_weight_decay_groups():
     model = fresh()
     decayed, free = make_optimizer(model, RUN.train).param_groups
