@@ -324,7 +324,7 @@ def test_a_long_gradient_is_shortened(clip, fused, data):
     g = step_generator(0, 0)
     with seeded_dropout(g): twin.loss(tokens, labels, generator=g)['loss'].backward()
     norm = sum(p.grad.square().sum() for p in twin.parameters())**.5
-    assert found['grad_norm'] == pytest.approx(norm.item(), rel=1e-4) and 0.1 < norm < 1e3
+    assert found['grad_norm'] == pytest.approx(norm.item(), rel=1e-4) and 0.02 < norm < 1e3
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(opt.state[p]['exp_avg'], 0.1*q.grad*min(1, clip/norm.item()), rtol=1e-3, atol=1e-9)
 
