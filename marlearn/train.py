@@ -7,10 +7,10 @@ __all__ = ['TrainConfig', 'RunConfig', 'run_config_from', 'fitted', 'new_model',
            'TokenData', 'encode_data', 'batch_index', 'step_generator', 'seeded_dropout', 'make_optimizer',
            'learning_rate', 'train_step', 'ema_decay', 'EMA', 'snapshot', 'save_checkpoint', 'check_checkpoint',
            'latest_checkpoint', 'Checkpoint', 'load_checkpoint', 'resume', 'read_log', 'lighter', 'faster', 'dry_step',
-           'ahead', 'Alone', 'Stopped', 'shared_n_known', 'fit']
+           'keep_memory', 'memory_kept', 'ahead', 'Alone', 'Stopped', 'shared_n_known', 'fit']
 
 # %% ../nbs/13_train.ipynb #c0291e5c
-import copy, functools, hashlib, json, math, shutil, time, warnings
+import copy, ctypes, functools, hashlib, json, math, shutil, sys, time, warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -514,6 +514,24 @@ def _try_compiled(model, parts):
         warnings.warn(f"torch.compile does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); training goes on without it")
         model.zero_grad(set_to_none=True)
 
+# %% ../nbs/13_train.ipynb #ef400817
+def keep_memory(on:bool):
+    "Shall freed memory stay with this process? Where the C library can be told so (glibc's `mallopt`); elsewhere nothing happens. Off gives back what was kept"
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if not hasattr(libc, 'mallopt'): return
+    TRIM, TOP_PAD, LARGE, LARGE_BLOCKS = -1, -2, -3, -4                # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX of malloc.h
+    usual = {TRIM: 2**26, TOP_PAD: 2**17, LARGE: 2**25, LARGE_BLOCKS: 2**16}                       # where its own, moving limits end up
+    for option, value in (usual | ({TRIM: -1, TOP_PAD: 2**26, LARGE_BLOCKS: 0} if on else {})).items(): libc.mallopt(option, value)
+    if not on: libc.malloc_trim(0)
+
+@contextmanager
+def memory_kept(on:bool=True):
+    "`keep_memory` within it"
+    if on: keep_memory(True)
+    try: yield
+    finally:
+        if on: keep_memory(False)
+
 # %% ../nbs/13_train.ipynb #9de88c3b
 def ahead(make:Callable, items:Sequence, on:bool=True):
     "make(item) for one item after another; with `on`, another thread prepares the next while this one is used. For data on a disk: what lies in memory is there at once"
@@ -583,7 +601,7 @@ def fit(
     recent, in_a_row, clock = [], torch.zeros((), device=device), time.perf_counter()
     bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True, disable=not first)
     steps = range(start, train.steps if stop_at is None else min(train.steps, stop_at))
-    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute), faster(model, train.compile):
+    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute), faster(model, train.compile), memory_kept(torch.device(device).type == 'cpu'):
         for step, (tokens, labels, generators) in zip(steps, ahead(batch, steps, on=not isinstance(data, TokenData))):
             for group in opt.param_groups: group['lr'] = learning_rate(train, step)
             n_known = None if parts == 1 and tokens.device.type == 'cpu' else shared_n_known(model.config, train.seed, step)
