@@ -63,7 +63,7 @@ def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     memory = {mode: peak_memory(name, mode, batch, device)/1e9 if memory else None for mode in modes}      # first: later this process is large itself
     fast = work(name, 'fast', batch, device)                                    # one model for two of its modes: one more would not fit
     cases = {'plain': work(name, 'plain', batch, device), 'fast': fast, 'fast, recomputed': lambda: fast(True)} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
-    seconds, rows = side_by_side(cases, repeats, device, before=1), []            # as in a run, where a step follows its like
+    seconds, rows = side_by_side(cases, repeats, device, before=2), []            # as in a run, where a step follows its like
     necessary = flops.training(MODELS[name], batch, known_tokens(name, batch, device))
     for mode, all_seconds in seconds.items():
         s = spread(all_seconds)
