@@ -99,7 +99,7 @@ class Sample:
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
-    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of each step; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn
+    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of a few steps; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
     raw:bool = False # the raw weights instead of their average
@@ -239,7 +239,7 @@ class Evaluate:
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
-    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of each step; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn
+    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of a few steps; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
     batch_size:int = 100 # pictures at a time

@@ -71,6 +71,9 @@ def test_side_by_side_takes_turns():
     calls = []
     seconds = side_by_side({name: lambda name=name: calls.append(name) for name in 'ab'}, 3, 'cpu')
     assert ''.join(calls) == 'ab'*4 and all(len(s) == 3 for s in seconds.values())
+    calls.clear()
+    seconds = side_by_side({name: lambda name=name: calls.append(name) for name in 'ab'}, 2, 'cpu', before=2)
+    assert ''.join(calls) == 'ab' + 'aaabbb'*2 and all(len(s) == 2 for s in seconds.values())
 
 def test_peak_is_above_what_any_part_of_it_reaches():
     assert peak(torch.float32, 'cpu', sizes=(256,), seconds=.1) > 1e8
