@@ -516,7 +516,7 @@ def _try_compiled(model, parts):
 
 # %% ../nbs/13_train.ipynb #ef400817
 def keep_memory(on:bool):
-    "Shall freed memory stay with this process? Where the C library can be told so (glibc's `mallopt`); elsewhere nothing happens. Off gives back what was kept"
+    "Shall freed memory stay with this process? Where the C library can be told so (glibc's `mallopt`, for the main thread's memory); elsewhere nothing happens. Off gives back what was kept"
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if not hasattr(libc, 'mallopt'): return
     TRIM, TOP_PAD, LARGE, LARGE_BLOCKS = -1, -2, -3, -4                # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX of malloc.h

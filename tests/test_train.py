@@ -1,5 +1,5 @@
 "A run that is killed, starved or misused: real processes, tiny sizes"
-import json, os, signal, subprocess, sys, time, warnings
+import ctypes, json, os, signal, subprocess, sys, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -327,6 +327,27 @@ def test_a_long_gradient_is_shortened(clip, fused, data):
     assert found['grad_norm'] == pytest.approx(norm.item(), rel=1e-4) and 0.02 < norm < 1e3
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(opt.state[p]['exp_avg'], 0.1*q.grad*min(1, clip/norm.item()), rtol=1e-3, atol=1e-9)
+
+@pytest.mark.skipif(sys.platform != 'linux' or not hasattr(ctypes.CDLL(None), 'mallopt'), reason='no glibc here')
+def test_kept_memory_is_not_looked_for_again():
+    code = """
+import resource, torch
+from marlearn.train import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [torch.ones(2_000_000*k) for k in range(1, 6)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def in_use(): return int(open('/proc/self/statm').read().split()[1])
+print(*(faults() for _ in range(3))); keep_memory(True)
+print(*(faults() for _ in range(3))); pages = in_use(); keep_memory(False)
+print(pages - in_use())
+print(*(faults() for _ in range(3)))
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    usual, kept, returned, again = ([int(n) for n in line.split()] for line in done.stdout.splitlines())
+    assert kept[-1] < min(usual)/10 and again[-1] > min(usual)/2                            # how many are usual depends on the size of a page
+    assert returned[0]*os.sysconf('SC_PAGE_SIZE') > 100e6
 
 def test_weight_decay_groups():
     model = fresh()
