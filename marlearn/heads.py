@@ -237,6 +237,7 @@ def compiled_tokens(
 )->Tensor: # (M, P)
     "`sample_tokens` with `TOGETHER` steps in one compiled piece; steps left over go one by one. Compiling takes seconds to a minute and needs a C++ compiler"
     from torch._inductor import config                 # takes a second to import: only when asked for
+    device = torch.device(device)
     as_they_stand, fast = compiled_steps(net, device)
     number = lambda x: None if x is None else torch.tensor(x, device=device)             # a new plain number would be compiled anew
     condition, scale = projected(net, z, z_uncond, cfg_scale)

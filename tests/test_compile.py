@@ -73,6 +73,17 @@ def test_a_compiled_drawing_is_the_same(x0_limit):
 
 @needs_compiler
 @no_fall_back
+def test_a_compiled_drawing_shows_every_step():
+    torch._dynamo.reset()
+    head, z = ready(x0_limit=3.0).head, torch.randn(6, 32, generator=torch.Generator().manual_seed(2))
+    seen = {compile: [] for compile in (False, True)}
+    for compile, states in seen.items():
+        head.sample(z, diff_steps=12, compile=compile, generator=torch.Generator().manual_seed(1), callback=lambda t, xt, x0: states.append((t, xt, x0)))
+    assert [t for t, *_ in seen[True]] == list(range(11, -1, -1))
+    for a, b in zip(seen[True], seen[False], strict=True): assert a[0] == b[0] and alike(a[1], b[1]) and alike(a[2], b[2])
+
+@needs_compiler
+@no_fall_back
 def test_a_compiled_drawing_follows_the_weights():
     torch._dynamo.reset()
     model = ready(x0_limit=3.0); before = draw(model, compile=True)
