@@ -20,7 +20,6 @@ def work(name, mode, batch, device, seed=0):
     if mode == 'plain':
         average, opt = copy.deepcopy(model).requires_grad_(False), torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.02)
         def plain_step():
-            keep_memory(False)                                                  # what `fit` does with memory is part of the fast way
             g = generator()
             torch.randint(2**62, (), generator=g, device=device)                # the library draws dropout's seed first: the same order and mask for both
             return plain.train_step(model, average, tokens, labels, opt, g)
@@ -29,7 +28,7 @@ def work(name, mode, batch, device, seed=0):
     ema, opt, (dtype, _) = EMA(model, 0.9999), make_optimizer(model, train), pick_precision(device)
     if mode == 'fast, compiled': faster(model).__enter__()                      # for as long as the model lives
     def step(recomputed=mode == 'fast, recomputed'):
-        keep_memory(True)
+        keep_memory(True)                                                       # as `fit` does; it holds for the whole process, so the plain way has it as well
         with lighter(model, recomputed): parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
         ema.update(model, 10**6)
         return parts
