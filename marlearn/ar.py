@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .transformer import Block, KVCache, init_linear_layers
+from .transformer import Block, KVCache, Linear, init_linear_layers
 
 # %% ../nbs/07_ar.ipynb #3eb1aa00
 def take(
@@ -68,7 +68,7 @@ class CausalAR(nn.Module):
             if value < 1: raise ValueError(f"{name}={value} must be at least 1")
         self.n_tokens, self.token_dim, self.n_classes, self.class_slots = n_tokens, token_dim, n_classes, class_slots
         self.class_embedding = nn.Embedding(n_classes + 1, width)                        # the last row is the null class
-        self.from_token, self.token_norm = nn.Linear(token_dim, width), nn.LayerNorm(width, eps=1e-6)
+        self.from_token, self.token_norm = Linear(token_dim, width), nn.LayerNorm(width, eps=1e-6)
         learned = lambda *shape: nn.Parameter(torch.randn(*shape)*0.02)
         self.position, self.next_position = learned(1, class_slots + n_tokens, width), learned(1, n_tokens, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, causal=True) for _ in range(blocks))
@@ -192,7 +192,7 @@ class CrossEntropyHead(Head):
     ):
         super().__init__()
         if codes < 2: raise ValueError(f"codes={codes}: cross-entropy needs a tokenizer with a codebook, of at least 2 codes")
-        self.token_dim, self.to_logits, self._tolerance = token_dim, nn.Linear(z_dim, codes), None
+        self.token_dim, self.to_logits, self._tolerance = token_dim, Linear(z_dim, codes), None
         self.register_buffer('codebook', torch.zeros(codes, token_dim))                  # all zeros = not set yet
         init_linear_layers(self)
 
@@ -261,7 +261,7 @@ class MSEHead(Head):
         width:int=256, # W
     ):
         super().__init__()
-        self.token_dim, self.net = token_dim, nn.Sequential(nn.Linear(z_dim, width), nn.SiLU(), nn.Linear(width, token_dim))
+        self.token_dim, self.net = token_dim, nn.Sequential(Linear(z_dim, width), nn.SiLU(), Linear(width, token_dim))
         init_linear_layers(self)
 
     def loss_parts(self, z, target, *, generator=None):

@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from .ar import CrossEntropyHead, Head, MSEHead
 from .diffusion import Schedule, add_noise, cosine_schedule, ddim_tokens, denoise_step, diffusion_loss, dpm_solver_tokens, respace, sample_tokens
-from .transformer import PackedLinear, copy_for_drawing, init_linear_layers, product_dtype
+from .transformer import Linear, PackedLinear, copy_for_drawing, init_linear_layers, product_dtype
 
 # %% ../nbs/09_heads.ipynb #71917ec9
 KINDS = ('diffusion', 'flow', 'cross-entropy', 'mse', 'mixture', 'energy')
@@ -63,8 +63,8 @@ class HeadBlock(nn.Module):
     "LayerNorm, linear, SiLU, linear beside a shortcut; the condition sets shift, scale and gate (MAR §4.1)"
     def __init__(self, width):
         super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, width), nn.Linear(width, width)
-        self.ada = nn.Linear(width, 3*width)
+        self.norm, self.up, self.down = nn.LayerNorm(width, eps=1e-6), Linear(width, width), Linear(width, width)
+        self.ada = Linear(width, 3*width)
 
     def forward(self, x, c):                           # x, c: (M, W); c has been through SiLU
         shift, scale, gate = self.ada(c).chunk(3, dim=1)
@@ -82,10 +82,10 @@ class DenoisingMLP(nn.Module):
     ):
         super().__init__()
         W, self.outputs = config.width, outputs or 2*token_dim
-        self.from_token, self.from_z, self.to_out = nn.Linear(token_dim, W), nn.Linear(z_dim, W), nn.Linear(W, self.outputs)
-        self.from_time = nn.Sequential(nn.Linear(256, W), nn.SiLU(), nn.Linear(W, W)) if timed else None
+        self.from_token, self.from_z, self.to_out = Linear(token_dim, W), Linear(z_dim, W), Linear(W, self.outputs)
+        self.from_time = nn.Sequential(Linear(256, W), nn.SiLU(), Linear(W, W)) if timed else None
         self.blocks = nn.ModuleList(HeadBlock(W) for _ in range(config.blocks))
-        self.norm, self.ada = nn.LayerNorm(W, eps=1e-6, elementwise_affine=False), nn.Linear(W, 2*W)
+        self.norm, self.ada = nn.LayerNorm(W, eps=1e-6, elementwise_affine=False), Linear(W, 2*W)
         init_linear_layers(self)
         for layer in (self.from_time or [])[::2]: nn.init.normal_(layer.weight, std=0.02)
         for zero in (self.to_out, self.ada, *(b.ada for b in self.blocks)):      # start as the identity, predict zero
@@ -372,7 +372,7 @@ class GaussianMixtureHead(Head):
     ):
         super().__init__()
         self.token_dim, self.config, W, K = token_dim, config, config.width, config.components
-        self.net = nn.Sequential(nn.Linear(z_dim, W), nn.SiLU(), nn.Linear(W, W), nn.SiLU(), nn.Linear(W, K*(1 + 2*token_dim)))
+        self.net = nn.Sequential(Linear(z_dim, W), nn.SiLU(), Linear(W, W), nn.SiLU(), Linear(W, K*(1 + 2*token_dim)))
         init_linear_layers(self)
         nn.init.normal_(self.net[-1].bias[K:K*(1 + token_dim)])                          # Gaussians that start at one place stay together
 

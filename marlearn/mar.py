@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from .ar import CausalAR, check_inputs, take
 from .heads import HeadConfig, make_head
 from .orders import ORDERS, draw_n_known, make_order
-from .transformer import Block, init_linear_layers
+from .transformer import Block, Linear, init_linear_layers
 
 # %% ../nbs/11_mar.ipynb #8c5d2646
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,11 @@ class MAR(nn.Module):
         D, S, N = config.width, config.class_slots, config.n_tokens
         self.config, learned = config, lambda *shape: nn.Parameter(torch.randn(*shape)*0.02)
         self.class_embedding = nn.Embedding(config.n_classes + 1, D)                    # the last row is the null class
-        self.from_token, self.token_norm = nn.Linear(config.token_dim, D), nn.LayerNorm(D, eps=1e-6)
+        self.from_token, self.token_norm = Linear(config.token_dim, D), nn.LayerNorm(D, eps=1e-6)
         self.encoder_position, self.decoder_position, self.z_position = learned(1, S + N, D), learned(1, S + N, D), learned(1, N, D)
         blocks = lambda n: nn.ModuleList(Block(D, config.heads, config.mlp_ratio, config.dropout) for _ in range(n))
         self.encoder, self.encoder_norm = blocks(config.encoder_blocks), nn.LayerNorm(D, eps=1e-6)
-        self.bridge, self.mask_token = nn.Linear(D, D), learned(1, 1, D)
+        self.bridge, self.mask_token = Linear(D, D), learned(1, 1, D)
         self.decoder, self.decoder_norm = blocks(config.decoder_blocks), nn.LayerNorm(D, eps=1e-6)
         init_linear_layers(self)
         nn.init.normal_(self.class_embedding.weight, std=0.02)

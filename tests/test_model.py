@@ -6,7 +6,7 @@ from marlearn.heads import DiffusionHead, HeadConfig
 from marlearn.mar import ImageModel, ModelConfig, take
 from marlearn.orders import cosine_counts, draw_n_known, mask_from_order, mask_ratio, random_order
 from marlearn.presets import PRESETS, preset
-from marlearn.transformer import dropout
+from marlearn.transformer import Linear, dropout, random_bits
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer, load_tokenizer, patchify, pretrained, save_tokenizer, unpatchify
 from marlearn.vae import VAE, VAEConfig
 
@@ -193,6 +193,48 @@ def test_z_of_the_next_tokens_is_that_of_the_whole_pass(inputs, n_known, n_new):
 
 def test_a_masked_model_needs_a_decoder():
     with pytest.raises(ValueError, match='decoder_blocks=0 must be at least 1'): ModelConfig(decoder_blocks=0)
+
+def largest_correlation(a, b):
+    "Of the drops of two calls, at any of a million distances, in standard errors"
+    z = [torch.nn.functional.pad(((x.view(torch.int16) < round(0.1*65536) - 32768).float() - 0.1)/0.3, (0, 2*len(x))) for x in (a, b)]
+    c = torch.fft.irfft(torch.fft.rfft(z[0])*torch.fft.rfft(z[1]).conj())[int(a is b):len(a)]
+    return c.abs().max().item()/len(z[0])**.5*2**.5
+
+def test_no_random_number_knows_of_another():
+    torch.manual_seed(0)
+    calls = [random_bits(2**20) for _ in range(3)]
+    assert all(len(x) == 2**20 and x.dtype == torch.int32 for x in calls) and len(random_bits(0)) == 0 and len(random_bits(1)) == 1
+    for x in calls: assert largest_correlation(x, x) < 6                                    # after one round of mixing: 8 to 13
+    for x, y in zip(calls, calls[1:]): assert largest_correlation(x, y) < 6.5               # one step's masks and the next one's
+    counts = torch.stack([torch.bincount(x.view(torch.int16).int() + 32768, minlength=65536) for x in calls]).sum(0).double()
+    mean = counts.mean()
+    assert abs(((counts - mean)**2/mean).sum() - 65535) < 5*(2*65535)**.5                   # all 65536 values equally often: chi square
+    torch.manual_seed(0)
+    assert torch.equal(random_bits(5000), calls[0][:5000])                                  # the global state decides, and nothing else
+
+def test_a_layer_learns_in_half_precision_like_pytorchs_and_keeps_less():
+    torch.manual_seed(0)
+    ours, x = Linear(48, 80), torch.randn(2, 33, 48)
+    usual = torch.nn.Linear(48, 80)
+    torch.nn.init.normal_(ours.bias); usual.load_state_dict(ours.state_dict())
+    found, kept = {}, {}
+    for name, layer in (('ours', ours), ('usual', usual)):
+        kept[name] = []
+        x.requires_grad_().grad = None
+        own = {p.data_ptr() for p in layer.parameters()}
+        pack = lambda t: (kept[name].append(t.numel()) if t.data_ptr() not in own else None, t)[1]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast('cpu', torch.bfloat16): y = layer(x)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        found[name] = [y.detach().float(), x.grad, layer.weight.grad, layer.bias.grad]
+    for a, b in zip(found['ours'], found['usual']):
+        assert a.dtype == torch.float32
+        assert_close(a, b, rtol=2e-2, atol=2e-2*b.abs().max().item())
+    if torch.backends.mkldnn.is_available(): assert sum(kept['ours']) == x.numel() < sum(kept['usual'])      # no copy of the weights
+    assert torch.equal(ours(x), usual(x))                                                  # in float32 they are the same
+    no_bias = Linear(48, 80, bias=False)
+    with torch.autocast('cpu', torch.bfloat16): no_bias(x.detach()).float().sum().backward()
+    assert no_bias.weight.grad.abs().sum() > 0
 
 @pytest.mark.parametrize('p', [0.1, 0.5, 0.999])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
