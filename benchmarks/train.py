@@ -4,10 +4,10 @@ from pathlib import Path
 import torch
 from marlearn.mar import ImageModel, count_parameters
 from marlearn.train import EMA, TrainConfig, faster, keep_memory, lighter, make_optimizer, pick_device, pick_precision, step_generator, train_step
-from marlearn import plan as flops
 from . import plain
 from .common import MODELS, commit, machine, peak, side_by_side, spread, table, write
 
+RECOMPUTED = {'fast, parts recomputed': {'on': False, 'parts': True}, 'fast, recomputed': {'on': True}}      # how `lighter` is told
 BATCH = {'tiny': 8, 'toy': 64, 'mar-b': 4, 'mar-l': 4, 'mar-h': 2}
 
 def work(name, mode, batch, device, seed=0):
@@ -27,9 +27,9 @@ def work(name, mode, batch, device, seed=0):
     train = TrainConfig(lr=1e-4)
     ema, opt, (dtype, _) = EMA(model, 0.9999), make_optimizer(model, train), pick_precision(device)
     if mode == 'fast, compiled': faster(model).__enter__()                      # for as long as the model lives
-    def step(recomputed=mode == 'fast, recomputed'):
+    def step(recomputed=RECOMPUTED.get(mode, {'on': False})):
         keep_memory(True)                                                       # as `fit` does; it holds for the whole process, so the plain way has it as well
-        with lighter(model, recomputed): parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
+        with lighter(model, **recomputed): parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
         ema.update(model, 10**6)
         return parts
     return step
@@ -58,10 +58,11 @@ def report_memory(name, mode, batch, device):
 
 def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     "One model's rows of the table"
-    modes = ['plain', 'fast', 'fast, recomputed'] + ['fast, compiled']*compiled
+    from marlearn import plan as flops                                          # here: the processes whose memory is measured need not load what it imports
+    modes = ['plain', 'fast', *RECOMPUTED] + ['fast, compiled']*compiled
     memory = {mode: peak_memory(name, mode, batch, device)/1e9 if memory else None for mode in modes}      # first: later this process is large itself
-    fast = work(name, 'fast', batch, device)                                    # one model for two of its modes: one more would not fit
-    cases = {'plain': work(name, 'plain', batch, device), 'fast': fast, 'fast, recomputed': lambda: fast(True)} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
+    fast = work(name, 'fast', batch, device)                                    # one model for three of its modes: more would not fit
+    cases = {'plain': work(name, 'plain', batch, device), 'fast': fast} | {mode: lambda how=how: fast(how) for mode, how in RECOMPUTED.items()} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
     seconds, rows = side_by_side(cases, repeats, device, before=2), []            # as in a run, where a step follows its like
     necessary = flops.training(MODELS[name], batch, known_tokens(name, batch, device))
     for mode, all_seconds in seconds.items():

@@ -27,7 +27,7 @@ from .heads import HeadBlock
 from .mar import ImageModel, ModelConfig, model_config_from
 from .orders import draw_n_known
 from .tokenizers import Tokenizer, load_tokenizer, load_weights, read_weights, save_tokenizer, save_weights
-from .transformer import Block
+from .transformer import MLP, Attention, Block
 
 # %% ../nbs/13_train.ipynb #ae214d75
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class TrainConfig:
     paper_exact:bool = False # as the official code: average without warm-up, constant rate, the head asked for known tokens too
     accumulate:int = 1 # parts that each process works through one after another before the weights move: less memory, same batch
     recompute:bool = False # forget what a block computed and do it again for the gradient: much less memory, a third to a half more time
+    recompute_parts:bool = False # only what is quick to do again: half as much is saved, for about a tenth more time
     compile:bool = False # let `torch.compile` fuse what stands between matrix products; takes a minute first, and a C++ compiler
     max_skipped:int = 10 # steps in a row whose gradient may be NaN or infinite (they are left out) before the run stops
 
@@ -429,7 +430,7 @@ def _check_same_run(folder, model, tokenizer, classes, config, world=1, parts=1)
     kept = json.loads((folder/'tokenizer'/'tokenizer.json').read_text())
     other = _changes({'model': saved['model'], 'tokenizer': kept, 'classes': saved['classes']}, {'model': asdict(model.config), 'tokenizer': json.loads(json.dumps(tokenizer.settings())), 'classes': list(classes)})
     if other: raise ValueError(f"{folder} belongs to another run: {'; '.join(other)}")
-    free, before = {'log_every', 'sample_every', 'save_every', 'keep', 'max_skipped', 'accumulate', 'recompute'}, saved.get('ranks', {'world': 1, 'parts': 1})
+    free, before = {'log_every', 'sample_every', 'save_every', 'keep', 'max_skipped', 'accumulate', 'recompute', 'recompute_parts'}, saved.get('ranks', {'world': 1, 'parts': 1})
     if before['parts'] != parts: warnings.warn(f"a batch was done in {before['parts']} parts and is now done in {parts}: data order and learning rate stay, masks, noise and dropout differ from those of an uninterrupted run (keep processes x accumulate at {before['parts']} to avoid that)")
     elif before['world'] != world: warnings.warn(f"the run had {before['world']} processes and now has {world}, with the same {parts} parts of a batch: sums are added up in another order, so the weights agree to rounding only")
     changed = _changes({k: v for k, v in saved['run']['train'].items() if k not in free}, now['train'], 'train')
@@ -477,13 +478,23 @@ def _stop_for_nan(run, step, train, tokens, labels, rank=0):
 
 # %% ../nbs/13_train.ipynb #6f71b2c0
 @contextmanager
-def lighter(model:ImageModel, on:bool=True):
-    "Within it, blocks of backbone and head keep their input only and compute the rest again when the gradient asks (Chen et al. 2016)"
-    blocks = [m for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else []
-    for b in blocks: b.forward = functools.partial(checkpoint, b.forward, use_reentrant=False)
+def lighter(
+    model:ImageModel,
+    on:bool=True, # whole blocks of backbone and head
+    parts:bool=False, # only what is quick to do again; nothing more to gain where whole blocks are
+):
+    "Within it, they keep their input only and compute the rest again when the gradient asks (Chen et al. 2016)"
+    again, plain = [(m, 'forward') for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else [], []
+    if parts and not on:
+        attentions, mlps, heads = ([m for m in model.modules() if isinstance(m, kind)] for kind in (Attention, MLP, HeadBlock))
+        again = [(m, 'attend') for m in attentions] + [(m, 'back') for m in mlps + heads] + [(m, 'there') for m in heads]
+        plain = [m.down for m in mlps + heads] + [m.up for m in heads]
+    for m, name in again: setattr(m, name, functools.partial(checkpoint, getattr(m, name), use_reentrant=False))
+    for layer in plain: layer.forward = functools.partial(nn.Linear.forward, layer)      # keeps its input before it multiplies: there the second time ends, without the product
     try: yield
     finally:
-        for b in blocks: del b.forward
+        for m, name in again: delattr(m, name)
+        for layer in plain: del layer.forward
 
 @contextmanager
 def faster(model:ImageModel, on:bool=True):
@@ -601,7 +612,7 @@ def fit(
     recent, in_a_row, clock = [], torch.zeros((), device=device), time.perf_counter()
     bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True, disable=not first)
     steps = range(start, train.steps if stop_at is None else min(train.steps, stop_at))
-    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute), faster(model, train.compile), memory_kept(torch.device(device).type == 'cpu'):
+    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute, train.recompute_parts), faster(model, train.compile), memory_kept(torch.device(device).type == 'cpu'):
         for step, (tokens, labels, generators) in zip(steps, ahead(batch, steps, on=not isinstance(data, TokenData))):
             for group in opt.param_groups: group['lr'] = learning_rate(train, step)
             n_known = None if parts == 1 and tokens.device.type == 'cpu' else shared_n_known(model.config, train.seed, step)

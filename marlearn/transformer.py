@@ -88,6 +88,7 @@ class Linear(nn.Linear):
 # %% ../nbs/06_transformer.ipynb #810b42ab
 class Attention(nn.Module):
     "Multi-head self-attention; the masked model leaves tokens out instead of masking them, the causal one looks back only (MAR §3.4)"
+    attend = staticmethod(plain_attention)             # by a name of its own: lesson 13 has it done twice, to save memory
     def __init__(self,
         width:int, # D
         heads:int, # must divide D
@@ -107,7 +108,7 @@ class Attention(nn.Module):
         if asked is not None: q = q.gather(2, asked[:, None, :, None].expand(-1, self.heads, -1, D//self.heads))     # the others' answers are not wanted
         allowed = torch.ones(L, past + L, dtype=torch.bool, device=x.device).tril(past) if past and L > 1 else None
         p, causal = self.dropout if self.training else 0.0, self.causal and not past and L > 1
-        if q.device.type == 'cpu' and (p or q.dtype == torch.bfloat16): h = plain_attention(q, k, v, allowed, p, causal)
+        if q.device.type == 'cpu' and (p or q.dtype == torch.bfloat16): h = self.attend(q, k, v, allowed, p, causal)
         else: h = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=p, is_causal=causal)
         return dropout(self.proj(h.transpose(1, 2).reshape(B, -1, D)), self.dropout, self.training)
 
@@ -122,9 +123,9 @@ class MLP(nn.Module):
         super().__init__()
         self.up, self.down, self.dropout = Linear(width, int(ratio*width)), Linear(int(ratio*width), width), dropout
 
-    def forward(self, x):
-        h = dropout(F.gelu(self.up(x)), self.dropout, self.training)
-        return dropout(self.down(h), self.dropout, self.training)
+    def forward(self, x): return dropout(self.back(self.up(x)), self.dropout, self.training)
+
+    def back(self, h): return self.down(dropout(F.gelu(h), self.dropout, self.training))
 
 # %% ../nbs/06_transformer.ipynb #0f9395fa
 class Block(nn.Module):

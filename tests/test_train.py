@@ -9,7 +9,7 @@ from marlearn.mar import ImageModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
 from marlearn.train import (EMA, RunConfig, TokenData, TrainConfig, batch_index, check_checkpoint, ema_decay, encode_data, fit, latest_checkpoint,
                             learning_rate, load_checkpoint, make_optimizer, pick_precision, read_log, resume, run_config_from, save_checkpoint,
-                            ahead, seeded_dropout, step_generator, train_step)
+                            ahead, lighter, seeded_dropout, step_generator, train_step)
 from marlearn.vae import VAE, VAEConfig
 
 CONFIG = ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=16, noise_levels=1))
@@ -94,6 +94,38 @@ def test_dropout_is_part_of_it(whole, data):
     once = lambda seed: train_step(fresh().train(), *data.batch(torch.arange(8), torch.Generator().manual_seed(0)), torch.optim.SGD(fresh().parameters(), lr=0.0), generator=torch.Generator().manual_seed(seed))['grad_norm'].item()
     torch.manual_seed(1); first = once(5); torch.manual_seed(2)
     assert once(5) == first != once(6)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('how', [{'on': True}, {'on': False, 'parts': True}])
+def test_what_is_computed_again_is_the_same_and_no_product_is_done_twice_for_parts(how, dtype):
+    from torch.utils._python_dispatch import TorchDispatchMode
+    class Products(TorchDispatchMode):
+        linear, scores = 0, 0
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            name = op.name()
+            self.linear += any(part in name for part in ('aten::mm', 'aten::addmm', '_linear_pointwise')); self.scores += 'aten::bmm' in name
+            return op(*args, **(kwargs or {}))
+    config = replace(CONFIG, width=64, head=HeadConfig(blocks=2, width=64, noise_levels=2))
+    tokens, labels, operations, gradients = torch.randn(4, 16, 192, generator=torch.Generator().manual_seed(0)), torch.arange(4), [], []
+    for kw in ({'on': False}, how):
+        model = fresh(config=config).train()
+        for p in model.head.parameters():
+            if not p.any(): torch.nn.init.normal_(p, std=.2, generator=torch.Generator().manual_seed(1))       # at zero nothing would reach the backbone
+        with lighter(model, **kw), Products() as counter:
+            train_step(model, tokens, labels, torch.optim.SGD(model.parameters(), lr=0.0), generator=step_generator(0, 0), clip=1e9, dtype=dtype)
+        operations.append((counter.linear, counter.scores)); gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert not any({'forward', 'attend', 'back', 'there'} & set(vars(m)) for m in model.modules())         # the model is left as it was
+    off = (gradients[1] - gradients[0]).norm()/gradients[0].norm()
+    assert off == 0 if dtype == torch.float32 or how['on'] else off < 1e-2                                     # in bfloat16 the bias is added at another place
+    (linear, scores), (linear_again, scores_again) = operations
+    if 'parts' in how: assert linear_again == linear > 40 and scores_again == scores + 2                       # the scores of two blocks once more, no product with weights
+    else: assert linear_again > linear + 10
+
+def test_parts_may_be_computed_again_from_one_day_to_the_next(tmp_path, whole):
+    start(tmp_path/'run', stop_at=20)
+    changed = replace(RUN, train=replace(RUN.train, recompute_parts=True))
+    model, _, log = start(tmp_path/'run', changed, model=fresh(seed=99), resume_from=latest_checkpoint(tmp_path/'run'))
+    assert same_weights(model, whole[1]) and steady(log) == steady(whole[3])
 
 def test_torn_log_and_log_ahead_of_the_checkpoint(tmp_path):
     start(tmp_path/'run', stop_at=26)
