@@ -51,7 +51,7 @@ class TrainConfig:
     paper_exact:bool = False # as the official code: average without warm-up, constant rate, the head asked for known tokens too
     accumulate:int = 1 # parts that each process works through one after another before the weights move: less memory, same batch
     recompute:bool = False # forget what a block computed and do it again for the gradient: much less memory, a third to a half more time
-    recompute_parts:bool = False # only what is quick to do again: half as much is saved, for about a tenth more time
+    recompute_parts:bool = False # only what is quick to do again: a third to a half less, for about a tenth more time
     compile:bool = False # let `torch.compile` fuse what stands between matrix products; takes a minute first, and a C++ compiler
     max_skipped:int = 10 # steps in a row whose gradient may be NaN or infinite (they are left out) before the run stops
 
@@ -131,9 +131,9 @@ def pick_precision(
         return (torch.bfloat16, f'this processor has {found[0]}') if found else (torch.float32, 'this processor has no bf16 instructions')
     return torch.float32, f'bf16 is not tested on {kind}'
 
-def autocast(device, dtype):
-    "Matrix products in `dtype`; nothing to do for float32"
-    return nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype)
+def autocast(device, dtype, cache=True):
+    "Matrix products in `dtype`; nothing to do for float32. Converted weights are kept until the end, which pays where one is used twice"
+    return nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype, cache_enabled=cache)
 
 # %% ../nbs/13_train.ipynb #ebf53468
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def train_step(
     opt.zero_grad(set_to_none=True)                                                      # first of all: the old gradients need not lie beside the new step's memory
     for x, y, g in zip(tokens.chunk(len(generators)), labels.chunk(len(generators)), generators, strict=True):
         _gather_gradients(model, g is generators[-1])
-        with seeded_dropout(g), autocast(tokens.device, dtype): parts = model(x, y, generator=g, every_token=every_token, n_known=n_known)
+        with seeded_dropout(g), autocast(tokens.device, dtype, cache=False): parts = model(x, y, generator=g, every_token=every_token, n_known=n_known)
         (parts['loss']/len(generators)).backward()
         total = {k: v.detach()/len(generators) + total.get(k, 0) for k, v in parts.items()}
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
