@@ -23,7 +23,7 @@ def speed_cell()->str:
         plain = None
         for row in result['rows']:
             if row['mode'] == 'plain': plain = row; continue
-            if what == 'train': name = f"training step, {row['model']}, {row['batch']} pictures" + (', parts computed again (`--train.recompute_parts`)' if 'parts' in row['mode'] else ', blocks computed again (`--train.recompute`)' if 'recomputed' in row['mode'] else ', compiled (`--train.compile`)' if 'compiled' in row['mode'] else '')
+            if what == 'train': name = f"training step, {row['model']}, {row['batch']} pictures" + (', parts computed again (`--train.recompute-parts`)' if 'parts' in row['mode'] else ', blocks computed again (`--train.recompute`)' if 'recomputed' in row['mode'] else ', compiled (`--train.compile`)' if 'compiled' in row['mode'] else '')
             else: name = f"drawing {row['batch']} pictures, {row['model']}, " + (f"guidance {row['cfg_scale']:g}" if row['cfg_scale'] != 1 else 'no guidance') + (f", *approximate*: {row['ar_steps']} sets, {row['diff_steps']} steps of {row.get('sampler', 'ddpm')}" if row['mode'] == 'approximate' else ', compiled (`--compile`)' if 'compiled' in row['mode'] else '')
             share = f"{row['share_of_peak']:.0%}" if row['share_of_peak'] else ''
             memory = f"{row['peak_memory_gb']:.1f} GB (plain {plain['peak_memory_gb']:.1f})" if row.get('peak_memory_gb') else ''
