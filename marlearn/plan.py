@@ -7,9 +7,10 @@ __all__ = ['GPUS', 'EPOCH', 'linear', 'block', 'backbone', 'head_call', 'head_ti
            'encoding', 'mean_known', 'most_known', 'GPU', 'block_bytes', 'activation_bytes', 'plan']
 
 # %% ../nbs/18_plan.ipynb #2cf4fa1a
+import math
 from dataclasses import dataclass, replace
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 from .mar import ImageModel, ModelConfig, count_parameters
 from .orders import make_counts, mask_ratio, n_known_at
 from .tokenizers import TOKENIZERS
@@ -20,6 +21,10 @@ from .vae import VAE
 def linear(rows, inputs, outputs):
     "Operations of a linear layer"
     return 2*rows*inputs*outputs
+
+if hasattr(torch.ops.mkldnn, '_linear_pointwise') and torch.ops.mkldnn._linear_pointwise not in flop_registry:     # lesson 06's `Linear` and `PackedLinear` call it: PyTorch's counter has to be told
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _counted(x, *args, out_shape=None, **kwargs): return linear(math.prod(out_shape[:-1]), x[-1], out_shape[-1])
 
 def block(c:ModelConfig, B, L, queries=None):
     "A transformer block over B lists of L rows, of which `queries` are asked for"

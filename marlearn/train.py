@@ -487,7 +487,7 @@ def lighter(
     again, plain = [(m, 'forward') for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else [], []
     if parts and not on:
         attentions, mlps, heads = ([m for m in model.modules() if isinstance(m, kind)] for kind in (Attention, MLP, HeadBlock))
-        again = [(m, 'attend') for m in attentions] + [(m, 'back') for m in mlps + heads] + [(m, 'there') for m in heads]
+        again = [(m, 'attend') for m in attentions] + [(m, 'from_hidden') for m in mlps + heads] + [(m, 'to_hidden') for m in heads]
         plain = [m.down for m in mlps + heads] + [m.up for m in heads]
     for m, name in again: setattr(m, name, functools.partial(checkpoint, getattr(m, name), use_reentrant=False))
     for layer in plain: layer.forward = functools.partial(nn.Linear.forward, layer)      # keeps its input before it multiplies: there the second time ends, without the product

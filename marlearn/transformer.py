@@ -123,9 +123,9 @@ class MLP(nn.Module):
         super().__init__()
         self.up, self.down, self.dropout = Linear(width, int(ratio*width)), Linear(int(ratio*width), width), dropout
 
-    def forward(self, x): return dropout(self.back(self.up(x)), self.dropout, self.training)
+    def forward(self, x): return dropout(self.from_hidden(self.up(x)), self.dropout, self.training)
 
-    def back(self, h): return self.down(dropout(F.gelu(h), self.dropout, self.training))
+    def from_hidden(self, h): return self.down(dropout(F.gelu(h), self.dropout, self.training))
 
 # %% ../nbs/06_transformer.ipynb #0f9395fa
 class Block(nn.Module):

@@ -1,9 +1,10 @@
 "A plan's figures, computed again in another way"
 from dataclasses import replace
-import pytest
+import pytest, torch
 from marlearn.cli import main
-from marlearn.plan import GPUS, activation_bytes, mean_known, most_known, plan, training
+from marlearn.plan import GPUS, activation_bytes, linear, mean_known, most_known, plan, training
 from marlearn.presets import mar_huge, mar_large
+from marlearn.transformer import Linear, packed
 
 def test_official_training_time():
     "The official README: MAR-L, 400 epochs, 16 H100, cached latents: 1 day 11 hours"
@@ -65,3 +66,16 @@ def test_command_line(capsys):
     said = capsys.readouterr().out
     assert 'latents on disk' in said and '41.98 GB' in said and 'IT DOES NOT FIT; it fits with --train.accumulate' in said
     with pytest.raises(SystemExit): main(['plan', '--gpus', '7'])
+
+def test_half_precision_counts_like_full():
+    "The counter must know the product that `Linear` and `PackedLinear` call on a processor"
+    from torch.utils.flop_counter import FlopCounterMode
+    layers = torch.nn.Sequential(Linear(12, 20), Linear(20, 8, bias=False))
+    def counted(dtype):
+        with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16), FlopCounterMode(display=False) as counter: layers(torch.randn(2, 5, 12)).sum().backward()
+        return counter.get_total_flops()
+    counted(torch.bfloat16)                                                             # a first call tries the kernel on one number
+    assert counted(torch.bfloat16) == counted(torch.float32) == linear(10, 12, 20)*2 + linear(10, 20, 8)*3      # the first layer's input wants no gradient
+    twin = packed(layers, torch.float32)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter: twin(torch.randn(2, 5, 12))
+    assert counter.get_total_flops() == linear(10, 12, 20) + linear(10, 20, 8)
