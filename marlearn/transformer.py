@@ -213,17 +213,19 @@ def copy_for_drawing(
     dtype:torch.dtype,
     build:Callable, # build(module, dtype) -> the copy
 ):
-    "What `build` makes of a module, kept until a weight or the type changes"
-    state = dtype, [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
+    "What `build` makes of a module, kept until a weight, the type or `build` changes"
+    state = dtype, build, [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
     if module not in _copies or _copies[module][0] != state: _copies[module] = state, build(module, dtype)
     return _copies[module][1]
+
+def _pack(layer, dtype): return PackedLinear(layer.weight, layer.bias, dtype)
 
 def packed(
     module:nn.Module,
     dtype:torch.dtype, # of matrix products
 )->nn.Module:
     "A twin for drawing: its linear layers are packed (once, and again when their weights have changed), all else is the original's"
-    if isinstance(module, nn.Linear): return copy_for_drawing(module, dtype, lambda layer, dtype: PackedLinear(layer.weight, layer.bias, dtype))
+    if isinstance(module, nn.Linear): return copy_for_drawing(module, dtype, _pack)
     twin = copy.copy(module)
     twin._modules = {name: None if part is None else packed(part, dtype) for name, part in module._modules.items()}
     return twin
