@@ -3,6 +3,7 @@ import argparse, sys
 from pathlib import Path
 import torch
 from marlearn.generate import generate
+from marlearn.heads import head_kernel
 from marlearn.mar import ImageModel
 from marlearn.train import autocast, pick_device, pick_precision
 from marlearn import plan as flops
@@ -48,12 +49,12 @@ if __name__ == '__main__':
     parser.add_argument('--batch', type=int, help='pictures side by side (default: 16 for the toy, 2 for MAR-B and -L, 1 for MAR-H)')
     parser.add_argument('--ar-steps', type=int, default=16)
     parser.add_argument('--diff-steps', type=int, default=100)
-    parser.add_argument('--compile', action='store_true', help='also with the step of the head compiled into one piece')
+    parser.add_argument('--compile', action='store_true', help='also with the step of the head compiled into one piece (on a GPU, or where head.cpp does not serve: see `marlearn info`)')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/sample.json'))
     args = parser.parse_args()
-    dtype, _ = pick_precision(args.device)
+    (dtype, _), kernel = pick_precision(args.device), head_kernel()[1] if torch.device(args.device).type == 'cpu' else 'made for processors'
     highest, rows = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}, []
     print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
     for name in args.model:
@@ -61,4 +62,4 @@ if __name__ == '__main__':
             rows += measure(name, args.batch or BATCH[name], scale, args.repeats, args.device, max(highest.values()), args.ar_steps, args.diff_steps, args.compile)
             print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 's/image': r['seconds_per_image'], 'of peak': r['share_of_peak'] or '-'} for r in rows],
                         ['model', 'mode', 'cfg_scale', 'ar_steps', 'diff_steps', 'seconds', 'x plain', 's/image', 'of peak']))
-    write({'what': 'drawing pictures (tokens only)', 'command': ' '.join(['python -m benchmarks.sample', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)
+    write({'what': 'drawing pictures (tokens only)', 'command': ' '.join(['python -m benchmarks.sample', *sys.argv[1:]]), 'machine': machine(args.device), 'head.cpp': kernel, 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

@@ -21,6 +21,7 @@ from .latents import LatentData, is_latents, write_latents
 from .plan import EPOCH, GPUS, plan
 from .demo import (DemoConfig, check_writable, demo, draw_grid, get_tokenizer, machine, pick_classes, reconstruct, save_class_grid, save_generation,
                            save_reconstructions)
+from .heads import head_kernel
 from .mar import count_parameters
 from .metrics import PictureFolder, Statistics, cifar10_classifier, dinov2, evaluate, inception, measure_tokenizer
 from .presets import PRESETS, VARIANTS, preset, variant
@@ -99,7 +100,7 @@ class Sample:
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
-    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of a few steps; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn
+    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of a few steps; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn; nothing to do where `marlearn info` says that the C++ kernel is in use
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
     raw:bool = False # the raw weights instead of their average
@@ -239,7 +240,7 @@ class Evaluate:
     ar_steps:int|None = None # generation steps; nothing: as the model was made for
     diff_steps:int|tuple[int, int] = 50 # steps of a diffusion or flow head per token; two numbers: for the first tokens and for the last
     sampler:Literal['ddpm', 'ddim', 'dpm++']|None = None # of a diffusion head; nothing: ddpm, the paper's
-    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of a few steps; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn
+    compile:bool = False # of a diffusion head: let `torch.compile` make one piece of a few steps; takes seconds to a minute first, and a C++ compiler, and pays where thousands of pictures are drawn; nothing to do where `marlearn info` says that the C++ kernel is in use
     order:str|None = None # 'random', 'raster', 'checkerboard', 'halton'; nothing: the model's own
     schedule:str = 'cosine' # tokens per step: 'cosine' (the paper's), 'exponential', 'linear'
     batch_size:int = 100 # pictures at a time
@@ -348,7 +349,7 @@ class Info:
         dtype, why = pick_precision(device)
         found = find_cifar10(download=False)
         rows = [('marlearn', metadata.version('marlearn')), ('python', platform.python_version()), ('torch', torch.__version__), ('device', f"{device}, {torch.get_num_threads()} threads"),
-                ('precision', f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: {why}"), ('data', f"{found}" if found else "CIFAR-10 not found on this machine; a download would be tried, then 'shapes'"),
+                ('precision', f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: {why}"), ('C++ kernel', head_kernel()[1]), ('data', f"{found}" if found else "CIFAR-10 not found on this machine; a download would be tried, then 'shapes'"),
                 ('cache', str(cache_dir())), ('presets', ', '.join(PRESETS)), ('variants', ', '.join(VARIANTS)), ('tokenizers', ', '.join(TOKENIZERS))]
         for name in ('tokenizer', 'vq', 'classifier', 'mar', 'shapes'):
             try: rows.append((f'shipped {name}', str(pretrained(name))))

@@ -121,7 +121,8 @@ def learned_log_variance(
 )->Tensor: # (M, P) log-variance of the step t -> t-1
     "Interpolate between the two bounds in the log domain (iDDPM Eq. 15)"
     share = (v + 1)/2
-    return share*schedule.at('log_var_high', t) + (1 - share)*schedule.at('log_var_low', t)
+    low, high = schedule.at('log_var_low', t), schedule.at('log_var_high', t)
+    return low + share*(high - low)
 
 # %% ../nbs/08_diffusion.ipynb #57cd10fb
 def gaussian_kl(
@@ -184,8 +185,8 @@ def denoise_step(
 )->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
     "One reverse step (MAR §3.2, 'Sampler', with the learned variance); the last adds no noise"
     x0, v = heading(out, xt, t, schedule, x0_limit), out.float().chunk(2, dim=1)[1]
-    std = (0.5*learned_log_variance(v, t, schedule)).exp()*((t > 0) if isinstance(t, int) else (t > 0).unsqueeze(1))
-    return posterior_mean(x0, xt, t, schedule) + temperature*std*noise, x0
+    std, wanted = (0.5*learned_log_variance(v, t, schedule)).exp(), temperature*((t > 0) if isinstance(t, int) else (t > 0).unsqueeze(1))
+    return posterior_mean(x0, xt, t, schedule) + wanted*std*noise, x0
 
 # %% ../nbs/08_diffusion.ipynb #6fa5be97
 @torch.no_grad()

@@ -12,7 +12,7 @@ __all__ = ['KINDS', 'COMPILER', 'TOGETHER', 'FEW', 'SAMPLERS', 'HEADS', 'HeadCon
 import copy, ctypes, hashlib, math, platform, shutil, subprocess, sys, tempfile, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 import torch
 from torch import nn, Tensor
@@ -150,7 +150,7 @@ class FixedMLP(nn.Module):
 # %% ../nbs/09_heads.ipynb #351040ec
 COMPILER = ('g++', '-O3', '-std=c++17', '-fPIC', '-shared', '-fopenmp', '-march=x86-64-v4', '-mavx512bf16')       # named instructions: a cache folder may serve several machines
 
-@cache
+@lru_cache
 def head_kernel()->tuple[ctypes.CDLL|None, str]: # the library, or None; and why
     "`head.cpp`, compiled once and kept in the cache folder"
     if sys.platform != 'linux' or platform.machine() != 'x86_64': return None, f'made for Linux on x86-64, this is {sys.platform} on {platform.machine()}'
@@ -378,7 +378,7 @@ class DiffusionHead(Head):
         temperature:float=1.0, # ddpm: multiplies the noise of every step; ddim and dpm++: the noise of the start
         diff_steps:int=100, # of the T training steps, evenly spread
         sampler:str='ddpm', # or 'ddim', 'dpm++'
-        compile:bool=False, # let `torch.compile` make one piece of a few steps of ddpm, see `compiled_tokens`
+        compile:bool=False, # let `torch.compile` make one piece of a few steps of ddpm, see `compiled_tokens`; nothing to do where `KernelMLP` serves
         generator:torch.Generator|None=None,
         callback:Callable|None=None, # callback(t, xt, x0) after each step
     )->Tensor: # (M, P) float32

@@ -10,7 +10,7 @@ __all__ = ['TrainConfig', 'RunConfig', 'run_config_from', 'fitted', 'new_model',
            'keep_memory', 'memory_kept', 'ahead', 'Alone', 'Stopped', 'shared_n_known', 'fit']
 
 # %% ../nbs/13_train.ipynb #c0291e5c
-import copy, ctypes, functools, hashlib, json, math, shutil, sys, time, warnings
+import copy, ctypes, functools, hashlib, json, math, shutil, time, warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,7 @@ from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 from .data import ImageData, new_folder
+from .generate import LARGE_BLOCKS, LEARNED, TOP_PAD, TRIM, keep_small_change, set_malloc
 from .heads import HeadBlock
 from .mar import ImageModel, ModelConfig, model_config_from
 from .orders import draw_n_known
@@ -527,13 +528,10 @@ def _try_compiled(model, parts):
 
 # %% ../nbs/13_train.ipynb #ef400817
 def keep_memory(on:bool):
-    "Shall freed memory stay with this process? Where the C library can be told so (glibc's `mallopt`, for the main thread's memory); elsewhere nothing happens. Off gives back what was kept"
-    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    if not hasattr(libc, 'mallopt'): return
-    TRIM, TOP_PAD, LARGE, LARGE_BLOCKS = -1, -2, -3, -4                # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX of malloc.h
-    usual = {TRIM: 2**26, TOP_PAD: 2**17, LARGE: 2**25, LARGE_BLOCKS: 2**16}                       # where its own, moving limits end up
-    for option, value in (usual | ({TRIM: -1, TOP_PAD: 2**26, LARGE_BLOCKS: 0} if on else {})).items(): libc.mallopt(option, value)
-    if not on: libc.malloc_trim(0)
+    "Shall freed memory stay with this process? Where the C library can be told so (`set_malloc`, for the main thread's memory); elsewhere nothing happens. Off gives back what was kept"
+    keep_small_change()                                                # once: it must not lower these limits later
+    if not set_malloc(LEARNED | ({TRIM: -1, TOP_PAD: 2**26, LARGE_BLOCKS: 0} if on else {})): return
+    if not on: ctypes.CDLL(None).malloc_trim(0)
 
 @contextmanager
 def memory_kept(on:bool=True):

@@ -73,7 +73,7 @@ def test_reconstruct_and_info(folder, tmp_path, capsys):
     assert run(capsys, 'reconstruct', '--data', folder, '--out', tmp_path/'r.png', '--n', 10)[0] == 0 and (tmp_path/'r.png').exists()
     main(['info'])
     shown = capsys.readouterr().out
-    for word in ('torch', 'precision', 'device', 'data', 'presets'): assert word in shown
+    for word in ('torch', 'precision', 'C++ kernel', 'device', 'data', 'presets'): assert word in shown
 
 def test_train_then_resume(folder, tmp_path, capsys):
     base = ['train', '--preset', 'tiny', '--data', folder, '--out', tmp_path/'run', '--train.batch-size', 8, '--train.log-every', 2]
