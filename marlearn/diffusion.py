@@ -32,7 +32,7 @@ class Schedule:
             'log_var_low': np.log(np.append(variance[1], variance[1:])) if len(variance) > 1 else np.log(self.betas), 'log_var_high': np.log(self.betas)}
         for name, value in constants.items():
             value = value.astype(np.float32)
-            object.__setattr__(self, name, torch.from_numpy(value)); object.__setattr__(self, f'{name}_list', value.tolist())
+            object.__setattr__(self, name, torch.from_numpy(value)); object.__setattr__(self, f'{name}_list', torch.from_numpy(value).unbind())
         object.__setattr__(self, 'times', torch.from_numpy(self.steps))
 
     def __len__(self): return len(self.betas)
@@ -46,7 +46,7 @@ class Schedule:
     def at(self,
         name:str, # one of the constants above
         t:Tensor|int, # (M,) int64 index into this schedule; a number where all rows stand at one step
-    )->Tensor|float: # (M, 1) float32; for a number, a number
+    )->Tensor: # (M, 1) float32; for a number, a tensor without axes on the processor, which multiplies sooner than a number of Python's
         "A constant at the step of each row"
         if isinstance(t, int): return getattr(self, f'{name}_list')[t]
         table = getattr(self, name)
@@ -213,7 +213,7 @@ def sample_tokens(
 def ddim_step(
     out:Tensor, # (M, P) or (M, 2P) network output for xt; v is not used
     xt:Tensor, # (M, P)
-    t:Tensor, # (M,) index into `schedule`
+    t:Tensor|int, # (M,) index into `schedule`, or one for all rows
     noise:Tensor|float, # (M, P) standard normal; anything where `eta` is 0
     schedule:Schedule,
     eta:float=0.0, # 0: no fresh noise; 1: as much as DDPM with the lower variance
@@ -246,7 +246,7 @@ def ddim_tokens(
     for i in reversed(range(len(schedule))):
         t = torch.full(shape[:1], i, device=device)
         noise = torch.randn(shape, generator=generator, device=device) if eta else 0.0
-        xt, x0 = ddim_step(model(xt, t), xt, t, noise, schedule, eta, temperature, x0_limit)
+        xt, x0 = ddim_step(model(xt, t), xt, i, noise, schedule, eta, temperature, x0_limit)
         if callback: callback(i, xt, x0)
     return xt
 
