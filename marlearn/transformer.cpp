@@ -1,0 +1,145 @@
+// What stands between a transformer block's products, one pass each instead of a dozen: GELU with dropout, softmax with
+// dropout, dropout, and their gradients. For processors with bf16 in AVX-512.
+//
+// Nothing random is stored: a gradient makes the same bits again from the same two numbers, as `random_bits` in lesson 06
+// does in many passes. Numbers are bf16 in memory and float32 in between. Compiled and loaded by `load_cpp` in transformer.py.
+#include <immintrin.h>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+#include <algorithm>
+
+typedef uint16_t bf16;
+
+// 16 numbers, or fewer at the end of a row
+static __m512 load(const bf16* p, __mmask16 m) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16)); }
+static void store(bf16* p, __m512 v, __mmask16 m) { _mm256_mask_storeu_epi16(p, m, (__m256i)_mm512_cvtneps_pbh(v)); }
+static __mmask16 upto(int64_t left) { return left < 16 ? (1 << left) - 1 : 0xffff; }
+static __m512 number(float x) { return _mm512_set1_ps(x); }
+
+// e^x = 2^n e^r with |r| <= ln(2)/2, where six terms of the series are enough
+static __m512 exponential(__m512 x) {
+    x = _mm512_max_ps(_mm512_min_ps(x, number(88.f)), number(-87.f));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, number(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, number(0.693147181f), x), sum = number(1/120.f);
+    for (float c : {1/24.f, 1/6.f, 1/2.f, 1.f, 1.f}) sum = _mm512_fmadd_ps(sum, r, number(c));
+    return _mm512_scalef_ps(sum, n);
+}
+
+// The share of a standard normal distribution below x, and e^(-x^2/2); erf as in Abramowitz & Stegun 7.1.26, wrong by 1.5e-7 at most
+static void normal(__m512 x, __m512& below, __m512& bell) {
+    const __m512 size = _mm512_mul_ps(_mm512_abs_ps(x), number(0.707106781f)), t = _mm512_div_ps(number(1.f), _mm512_fmadd_ps(size, number(0.3275911f), number(1.f)));
+    bell = exponential(_mm512_fnmadd_ps(size, size, _mm512_setzero_ps()));
+    __m512 sum = number(1.061405429f);
+    for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) sum = _mm512_fmadd_ps(sum, t, number(c));
+    const __m512 half_tail = _mm512_mul_ps(_mm512_mul_ps(_mm512_mul_ps(sum, t), bell), number(.5f));
+    below = _mm512_mask_sub_ps(half_tail, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), number(1.f), half_tail);
+}
+
+struct Dropout {                                           // as `_Dropout` in transformer.py fills it in
+    uint32_t start[2];                                     // `random_bits` begins with them
+    int32_t least;                                         // a number of 16 bits that is less: this element becomes zero
+    float factor;                                          // for those that stay
+};
+
+// Which of the elements from..from+n stay; `room` holds n + 64 numbers
+static const int16_t* bits(const Dropout& d, int64_t from, int64_t n, int16_t* room) {
+    const int64_t first = from/2 & ~15;                    // each counter serves two elements, sixteen counters are mixed at a time
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int64_t c = first; 2*c < from + n; c += 16) {
+        const __m512i column = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_add_epi32(lanes, _mm512_set1_epi32(c & 1023)), _mm512_set1_epi32(0x85ebca77)), _mm512_set1_epi32(d.start[1]));
+        __m512i x = _mm512_xor_si512(column, _mm512_set1_epi32(uint32_t(c >> 10)*0x9e3779b9u + d.start[0]));
+        x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 16)), _mm512_set1_epi32(0x85ebca6b));
+        x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 13)), _mm512_set1_epi32(0xc2b2ae35));
+        _mm512_storeu_si512(room + 2*(c - first), x);
+    }
+    return room + (from - 2*first);
+}
+static __m512 dropped(const Dropout& d, __m512 v, const int16_t* bits) {
+    return _mm512_maskz_mul_ps(_mm256_cmpge_epi16_mask(_mm256_loadu_si256((const __m256i*)bits), _mm256_set1_epi16(d.least)), v, number(d.factor));
+}
+
+// All elements in pieces that stay in the nearest cache; work(place, bits of that place, elements left there)
+static const int64_t PIECE = 2048;
+template<class Work>
+static void pieces(int64_t n, const Dropout& d, int threads, Work work) {
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t from = 0; from < n; from += PIECE) {
+        int16_t room[PIECE + 64];
+        const int64_t to = std::min(n, from + PIECE);
+        const int16_t* b = bits(d, from, to - from, room);
+        for (int64_t i = from; i < to; i += 16) work(i, b + (i - from), upto(to - i));
+    }
+}
+
+extern "C" {
+
+// Has this processor the instructions?
+int usable() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+}
+
+void dropout(const bf16* x, bf16* out, int64_t n, const Dropout* d, int threads) {
+    pieces(n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) { store(out + i, dropped(*d, load(x + i, m), b), m); });
+}
+
+void gelu_dropout(const bf16* x, bf16* out, int64_t n, const Dropout* d, int threads) {
+    pieces(n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) {
+        __m512 v = load(x + i, m), below, bell; normal(v, below, bell);
+        store(out + i, dropped(*d, _mm512_mul_ps(v, below), b), m);
+    });
+}
+
+// `g`: of the output, the result: of the input; d(x below(x))/dx = below + x bell/sqrt(2 pi)
+void gelu_dropout_gradient(const bf16* x, const bf16* g, bf16* out, int64_t n, const Dropout* d, int threads) {
+    pieces(n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) {
+        __m512 v = load(x + i, m), below, bell; normal(v, below, bell);
+        const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(v, bell), number(0.398942280f), below);
+        store(out + i, _mm512_mul_ps(dropped(*d, load(g + i, m), b), slope), m);
+    });
+}
+
+// Each row's softmax(scale x); float32 in `p`, not yet divided by the sum that is returned
+static float softmax_row(const bf16* x, float* p, int columns, float scale) {
+    __m512 most = number(-INFINITY), sum = _mm512_setzero_ps();
+    for (int j = 0; j < columns; j += 16) { const __mmask16 m = upto(columns - j); most = _mm512_mask_max_ps(most, m, most, load(x + j, m)); }
+    const __m512 shift = number(scale*_mm512_reduce_max_ps(most));
+    for (int j = 0; j < columns; j += 16) {
+        const __mmask16 m = upto(columns - j);
+        const __m512 e = _mm512_maskz_mov_ps(m, exponential(_mm512_fmsub_ps(load(x + j, m), number(scale), shift)));
+        _mm512_storeu_ps(p + j, e); sum = _mm512_add_ps(sum, e);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+void softmax_dropout(const bf16* x, bf16* out, int64_t rows, int columns, float scale, const Dropout* d, int threads) {
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        static thread_local std::vector<float> p; static thread_local std::vector<int16_t> room;
+        p.resize(columns + 16); room.resize(columns + 64);
+        const int16_t* b = bits(*d, i*columns, columns, room.data());
+        const __m512 share = number(1/softmax_row(x + i*columns, p.data(), columns, scale));
+        for (int j = 0; j < columns; j += 16) store(out + i*columns + j, dropped(*d, _mm512_mul_ps(_mm512_loadu_ps(p.data() + j), share), b + j), upto(columns - j));
+    }
+}
+
+// With p the softmax and g what dropout lets through: scale p (g - sum of g p)
+void softmax_dropout_gradient(const bf16* x, const bf16* g, bf16* out, int64_t rows, int columns, float scale, const Dropout* d, int threads) {
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        static thread_local std::vector<float> p, let; static thread_local std::vector<int16_t> room;
+        p.resize(columns + 16); let.resize(columns + 16); room.resize(columns + 64);
+        const int16_t* b = bits(*d, i*columns, columns, room.data());
+        const float share = 1/softmax_row(x + i*columns, p.data(), columns, scale);
+        __m512 sum = _mm512_setzero_ps();
+        for (int j = 0; j < columns; j += 16) {
+            const __m512 v = dropped(*d, load(g + i*columns + j, upto(columns - j)), b + j);
+            _mm512_storeu_ps(let.data() + j, v); sum = _mm512_fmadd_ps(v, _mm512_loadu_ps(p.data() + j), sum);
+        }
+        const __m512 mean = number(_mm512_reduce_add_ps(sum)*share), factor = number(scale*share);
+        for (int j = 0; j < columns; j += 16)
+            store(out + i*columns + j, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(p.data() + j), factor), _mm512_sub_ps(_mm512_loadu_ps(let.data() + j), mean)), upto(columns - j));
+    }
+}
+
+}
