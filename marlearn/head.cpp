@@ -4,7 +4,7 @@
 // the dozen products of a call, and everything between them is a pass over memory. Rows never see each other, so here
 // each thread takes its share of them through the whole network, without waiting for the others. Lesson 17 measures it.
 //
-// Compiled and loaded by `head_kernel` in heads.py. Sums are float32; what enters a product is bf16.
+// Compiled and loaded by `head_kernel` in heads.py (`load_cpp`). Sums are float32; what enters a product is bf16.
 #include <immintrin.h>
 #include <cmath>
 #include <cstddef>
@@ -20,7 +20,7 @@ static void store(bf16* p, __m512 v) { _mm256_storeu_si256((__m256i*)p, (__m256i
 
 // e^x = 2^n e^r with |r| <= ln(2)/2, where six terms of the series are enough
 static __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.f)), _mm512_set1_ps(-87.f));
+    x = _mm512_max_ps(_mm512_set1_ps(-87.f), _mm512_min_ps(_mm512_set1_ps(88.f), x));      // in this order NaN stays NaN
     __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693147181f), x), sum = _mm512_set1_ps(1/120.f);
     for (float c : {1/24.f, 1/6.f, 1/2.f, 1.f, 1.f}) sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(c));

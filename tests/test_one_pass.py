@@ -1,0 +1,109 @@
+"transformer.cpp: dropout, GELU and softmax in one pass drop what the slow way drops, and agree with it"
+import math
+import pytest, torch
+from torch.nn import functional as F
+from marlearn import transformer
+from marlearn.transformer import MLP, Attention, OnePass, block_kernels, dropout, gelu_dropout, in_one_pass, plain_dropout, softmax_dropout
+
+LIBRARY, WHY = block_kernels()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=WHY)
+
+def numbers(*shape, seed=0, size=1.0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).mul(size).bfloat16()
+
+def masked(p, shape, seed):
+    "What the slow way multiplies with, in full precision"
+    torch.manual_seed(seed)
+    return plain_dropout(torch.ones(shape), p) if p else torch.ones(shape)
+
+def far(a, b): return ((a.double() - b.double()).norm()/b.double().norm().clamp(min=1e-30)).item()
+
+@pytest.mark.parametrize('p', [.1, .5, .999])
+def test_the_same_elements_are_dropped(p):
+    for n in (1, 2, 15, 31, 33, 2047, 2048, 2049, 5000, 100_003):
+        x = torch.ones(n, dtype=torch.bfloat16); wanted = masked(p, n, seed=n)
+        torch.manual_seed(n); y = dropout(x, p)
+        assert torch.equal(y, wanted.bfloat16()) and x.eq(1).all(), n
+    torch.manual_seed(3); a = dropout(x, p); b = dropout(x, p)
+    assert not torch.equal(a, b)                                        # the random state moves on
+    state = torch.get_rng_state(); dropout(x, p); after = torch.get_rng_state()
+    torch.set_rng_state(state); plain_dropout(x, p); assert torch.equal(after, torch.get_rng_state())
+
+FUNCTIONS = {'dropout': (dropout, lambda x, m: x*m), 'gelu': (gelu_dropout, lambda x, m: F.gelu(x)*m), 'softmax': (lambda x, p: softmax_dropout(x, .3, p), lambda x, m: (.3*x).softmax(-1)*m)}
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+@pytest.mark.parametrize('p', [0.0, .1])
+@pytest.mark.parametrize('shape', [(3, 1), (5, 7, 33), (2, 3, 20, 80), (64, 321), (9, 4096)])
+def test_results_and_gradients(name, p, shape):
+    ours, exact = FUNCTIONS[name]
+    if name == 'dropout' and p == 0: return
+    x, g = numbers(*shape, size=3).requires_grad_(), numbers(*shape, seed=1)
+    torch.manual_seed(5); y = ours(x, p)
+    y.backward(g)
+    x64 = x.detach().double().requires_grad_(); y64 = exact(x64, masked(p, shape, 5).double()); y64.backward(g.double())
+    assert y.dtype == x.grad.dtype == torch.bfloat16 and far(y, y64) < 3e-3         # 2^-9 for each number
+    assert far(x.grad, x64.grad) < 4e-3 or (name == 'softmax' and shape[-1] == 1 and x.grad.abs().max() < 1e-6)
+    if name != 'gelu': assert torch.equal(y == 0, y64 == 0)             # far out, GELU is zero for others
+
+def test_gelu_of_every_number():
+    "All 65536 of them"
+    x = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x = x[x.isfinite()].clone().requires_grad_()
+    y = gelu_dropout(x, 0.0); y.sum().backward()
+    x64 = x.detach().double().requires_grad_(); y64 = F.gelu(x64); y64.sum().backward()
+    for ours, exact in ((y, y64), (x.grad, x64.grad)):
+        error = (ours.double() - exact).abs()
+        assert (error < 2**-8*exact.abs() + 2e-6).all(), x.detach()[error.argmax()]
+
+def test_softmax_of_far_numbers():
+    for row in ([1e4, -1e4, 9e3], [-3e38, -3e38, -3e38], [0, -math.inf, 1], [5.0]*40):
+        x = torch.tensor([row]).bfloat16()
+        assert (softmax_dropout(x, .125, 0.0).float() - (.125*x.float()).softmax(-1)).abs().max() < 2**-8
+
+def test_nan_stays():
+    x = numbers(4, 40); x[2, 7] = torch.nan
+    assert gelu_dropout(x, 0.0).isnan().nonzero().tolist() == [[2, 7]]
+    assert softmax_dropout(x, 1.0, 0.0).isnan().any(1).tolist() == [False, False, True, False]
+
+def test_any_number_of_threads():
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 5):
+            torch.set_num_threads(n)
+            x = numbers(70, 1000, size=2).requires_grad_(); torch.manual_seed(0)
+            y = softmax_dropout(gelu_dropout(dropout(x, .1), .1), 1.0, .1); y.backward(numbers(70, 1000, seed=1))
+            found.append((y.detach(), x.grad))
+    finally: torch.set_num_threads(threads)
+    for y, grad in found[1:]: assert torch.equal(y, found[0][0]) and torch.equal(grad, found[0][1])
+
+def test_rows_that_do_not_lie_side_by_side():
+    x = numbers(40, 60).t(); g = numbers(60, 40, seed=1).t().contiguous().t()
+    for function in (lambda x: dropout(x, .2), lambda x: gelu_dropout(x, .2), lambda x: softmax_dropout(x, 1.0, .2)):
+        a, b = x.detach().requires_grad_(), x.detach().contiguous().requires_grad_()
+        for t in (a, b): torch.manual_seed(0); function(t).backward(g)
+        assert torch.equal(a.grad, b.grad)
+
+@pytest.mark.parametrize('layer', [lambda: MLP(32, dropout=.1), lambda: Attention(32, 4, dropout=.1), lambda: Attention(32, 4, dropout=.1, causal=True)])
+def test_layers_agree_with_the_slow_way(layer, monkeypatch):
+    torch.manual_seed(0); layer = layer().train(); x, g, found = torch.randn(3, 50, 32), torch.randn(3, 50, 32), []
+    for served in (block_kernels, lambda: (None, '')):
+        monkeypatch.setattr(transformer, 'block_kernels', served); layer.zero_grad(); torch.manual_seed(1)
+        with torch.autocast('cpu', torch.bfloat16): y = layer(x)
+        y.backward(g.to(y.dtype)); found.append([y, *(p.grad for p in layer.parameters())])
+    for a, b in zip(*found): assert far(a, b) < .015
+
+def test_when_it_serves():
+    x = numbers(4, 4)
+    assert in_one_pass(x, .1) and not in_one_pass(x.float(), .1) and not in_one_pass(x.half(), .1) and not in_one_pass(x[:0], .1) and not in_one_pass(x, 1.0)
+    assert dropout(x, 1.0).eq(0).all() and dropout(x[:0], .1).shape == gelu_dropout(x[:0], .1).shape == softmax_dropout(x[:0], 1.0, .1).shape == (0, 4)
+
+def test_no_second_derivative():
+    x = numbers(8, 8).requires_grad_()
+    grad, = torch.autograd.grad(gelu_dropout(x, .1).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError): grad.sum().backward()
+
+def test_only_the_input_is_kept():
+    x, kept = numbers(100, 256).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        dropout(x, .1); assert not kept
+        y = gelu_dropout(x, .1); assert [t.data_ptr() for t in kept] == [x.data_ptr()]
+        softmax_dropout(y, 1.0, .1); assert [t.data_ptr() for t in kept[1:]] == [y.data_ptr()]
