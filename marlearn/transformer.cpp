@@ -1,5 +1,5 @@
 // What stands between a transformer block's products, one pass each instead of a dozen: GELU with dropout, softmax with
-// dropout, dropout, and their gradients. For processors with bf16 in AVX-512.
+// dropout, dropout, LayerNorm with what follows it, and their gradients. For processors with bf16 in AVX-512.
 //
 // Nothing random is stored: a gradient makes the same bits again from the same two numbers, as `random_bits` in lesson 06
 // does in many passes. Numbers are bf16 in memory and float32 in between. Compiled and loaded by `load_cpp` in transformer.py.
@@ -75,6 +75,70 @@ static void pieces(bf16* out, int64_t n, const Dropout& d, int threads, Work wor
     }
 }
 
+// LayerNorm, for x in float32 or bf16. `from` and `to` read and write 16 numbers of either
+static __m512 from(const float* p) { return _mm512_loadu_ps(p); }
+static __m512 from(const bf16* p) { return load(p, 0xffff); }
+static void to(float* p, __m512 low, __m512 high) { _mm512_storeu_ps(p, low); _mm512_storeu_ps(p + 16, high); }
+static void to(bf16* p, __m512 low, __m512 high) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low)); }      // whole lines of memory at a time
+template<class T, class Work>
+static void row(T* out, int columns, Work work) { for (int j = 0; j < columns; j += 32) { const __m512 low = work(j); to(out + j, low, work(j + 16)); } }
+
+template<class T>
+static __m512 norm_row(const T* x, float* n, int columns, float eps) {      // n: with mean 0 and variance 1; returned: what that took to multiply with
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (int j = 0; j < columns; j += 16) sum = _mm512_add_ps(sum, from(x + j));
+    const __m512 mean = number(_mm512_reduce_add_ps(sum)/columns);
+    for (int j = 0; j < columns; j += 16) { const __m512 v = _mm512_sub_ps(from(x + j), mean); _mm512_storeu_ps(n + j, v); squares = _mm512_fmadd_ps(v, v, squares); }
+    const __m512 factor = number(1/std::sqrt(_mm512_reduce_add_ps(squares)/columns + eps));
+    for (int j = 0; j < columns; j += 16) _mm512_storeu_ps(n + j, _mm512_mul_ps(_mm512_loadu_ps(n + j), factor));
+    return factor;
+}
+
+template<class T>
+static void norm(const T* x, const float* weight, const float* bias, const bf16* shift, const bf16* scale, bf16* out, int64_t rows, int columns, int64_t stride, float eps, int threads) {
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        static thread_local std::vector<float> room; room.resize(columns);
+        float* n = room.data();
+        norm_row(x + i*columns, n, columns, eps);
+        row(out + i*columns, columns, [&](int j) {
+            __m512 v = _mm512_loadu_ps(n + j);
+            if (weight) v = _mm512_fmadd_ps(v, _mm512_loadu_ps(weight + j), _mm512_loadu_ps(bias + j));
+            return scale ? _mm512_add_ps(_mm512_fmadd_ps(v, from(scale + i*stride + j), v), from(shift + i*stride + j)) : v;
+        });
+    }
+}
+
+// `g`: of the output, and so of shift. Weight and bias: one sum over rows for each thread
+template<class T>
+static void norm_gradient(const T* x, const float* weight, const float* bias, const bf16* scale, const bf16* g, T* gx, float* gweight, float* gbias, bf16* gscale,
+                          int64_t rows, int columns, int64_t stride, float eps, int threads) {
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; t++) {
+        std::vector<float> room(2*columns);
+        float *n = room.data(), *gn = n + columns, *gw = gweight + (int64_t)t*columns, *gb = gbias + (int64_t)t*columns;
+        for (int64_t i = rows*t/threads; i < rows*(t + 1)/threads; i++) {
+            const __m512 factor = norm_row(x + i*columns, n, columns, eps);
+            if (scale) row(gscale + i*columns, columns, [&](int j) {
+                const __m512 v = _mm512_loadu_ps(n + j);
+                return _mm512_mul_ps(from(g + i*columns + j), weight ? _mm512_fmadd_ps(v, _mm512_loadu_ps(weight + j), _mm512_loadu_ps(bias + j)) : v);
+            });
+            __m512 sum = _mm512_setzero_ps(), along = _mm512_setzero_ps();
+            for (int j = 0; j < columns; j += 16) {
+                const __m512 v = _mm512_loadu_ps(n + j); __m512 d = from(g + i*columns + j);
+                if (scale) d = _mm512_fmadd_ps(d, from(scale + i*stride + j), d);
+                if (weight) {
+                    _mm512_storeu_ps(gw + j, _mm512_fmadd_ps(d, v, _mm512_loadu_ps(gw + j))); _mm512_storeu_ps(gb + j, _mm512_add_ps(d, _mm512_loadu_ps(gb + j)));
+                    d = _mm512_mul_ps(d, _mm512_loadu_ps(weight + j));
+                }
+                _mm512_storeu_ps(gn + j, d); sum = _mm512_add_ps(sum, d); along = _mm512_fmadd_ps(d, v, along);
+            }
+            const __m512 mean = number(_mm512_reduce_add_ps(sum)/columns), slope = number(_mm512_reduce_add_ps(along)/columns);
+            row(gx + i*columns, columns, [&](int j) { return _mm512_mul_ps(factor, _mm512_sub_ps(_mm512_sub_ps(_mm512_loadu_ps(gn + j), mean), _mm512_mul_ps(_mm512_loadu_ps(n + j), slope))); });
+        }
+    }
+}
+
 extern "C" {
 
 // Has this processor the instructions?
@@ -142,6 +206,20 @@ void softmax_dropout_gradient(const bf16* x, const bf16* g, bf16* out, int64_t r
         for (int j = 0; j < columns; j += 16)
             store(out + i*columns + j, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(p.data() + j), factor), _mm512_sub_ps(_mm512_loadu_ps(let.data() + j), mean)), upto(columns - j));
     }
+}
+
+// LayerNorm times `weight` plus `bias`, then times 1 + scale plus shift (each pair may be missing), for columns in multiples of 32; rows of shift and scale lie `stride` apart
+void norm_float(const float* x, const float* weight, const float* bias, const bf16* shift, const bf16* scale, bf16* out, int64_t rows, int columns, int64_t stride, float eps, int threads) {
+    norm(x, weight, bias, shift, scale, out, rows, columns, stride, eps, threads);
+}
+void norm_half(const bf16* x, const float* weight, const float* bias, const bf16* shift, const bf16* scale, bf16* out, int64_t rows, int columns, int64_t stride, float eps, int threads) {
+    norm(x, weight, bias, shift, scale, out, rows, columns, stride, eps, threads);
+}
+void norm_float_gradient(const float* x, const float* weight, const float* bias, const bf16* scale, const bf16* g, float* gx, float* gweight, float* gbias, bf16* gscale, int64_t rows, int columns, int64_t stride, float eps, int threads) {
+    norm_gradient(x, weight, bias, scale, g, gx, gweight, gbias, gscale, rows, columns, stride, eps, threads);
+}
+void norm_half_gradient(const bf16* x, const float* weight, const float* bias, const bf16* scale, const bf16* g, bf16* gx, float* gweight, float* gbias, bf16* gscale, int64_t rows, int columns, int64_t stride, float eps, int threads) {
+    norm_gradient(x, weight, bias, scale, g, gx, gweight, gbias, gscale, rows, columns, stride, eps, threads);
 }
 
 }

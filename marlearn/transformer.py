@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMPILER', 'random_bits', 'plain_dropout', 'load_cpp', 'block_kernels', 'in_one_pass', 'OnePass', 'dropout',
-           'gelu_dropout', 'softmax_dropout', 'plain_attention', 'Linear', 'Attention', 'MLP', 'Block',
-           'init_linear_layers', 'KVCache', 'PackedLinear', 'copy_for_drawing', 'packed', 'product_dtype']
+           'gelu_dropout', 'softmax_dropout', 'plain_attention', 'NormPass', 'norm_pass', 'Norm', 'Linear', 'Attention',
+           'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear', 'copy_for_drawing', 'packed',
+           'product_dtype']
 
 # %% ../nbs/06_transformer.ipynb #e1f95e61
 import copy, ctypes, hashlib, platform, shutil, subprocess, sys, tempfile, weakref
@@ -86,11 +87,15 @@ def block_kernels()->tuple[ctypes.CDLL|None, str]: # the library, or None; and w
         address, elements, softmax = ctypes.c_void_p, [ctypes.c_int64], [ctypes.c_int64, ctypes.c_int, ctypes.c_float]
         for name, arrays, sizes in (('dropout', 2, elements), ('gelu_dropout', 2, elements), ('gelu_dropout_gradient', 3, elements), ('softmax_dropout', 2, softmax), ('softmax_dropout_gradient', 3, softmax)):
             getattr(library, name).argtypes, getattr(library, name).restype = [address]*arrays + sizes + [address, ctypes.c_int], None
+        for name, arrays in (('norm_float', 6), ('norm_half', 6), ('norm_float_gradient', 9), ('norm_half_gradient', 9)):
+            getattr(library, name).argtypes, getattr(library, name).restype = [address]*arrays + [ctypes.c_int64, ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_int], None
     return library, why
 
 def in_one_pass(x:Tensor, p:float)->bool:
     "Does `transformer.cpp` serve here?"
-    return x.dtype == torch.bfloat16 and x.device.type == 'cpu' and p <= 1 - 2**-16 and x.numel() > 0 and not torch.compiler.is_compiling() and block_kernels()[0] is not None
+    return x.dtype == torch.bfloat16 and p <= 1 - 2**-16 and _can(x)
+
+def _can(x): return x.device.type == 'cpu' and x.numel() > 0 and not torch.compiler.is_compiling() and block_kernels()[0] is not None
 
 class OnePass(torch.autograd.Function):
     "A function of `transformer.cpp` and its gradient; keeps its input (dropout: nothing) and two random numbers"
@@ -153,6 +158,46 @@ def plain_attention(
     if allowed is not None: scores = scores.masked_fill(~allowed, -torch.inf)
     return softmax_dropout(scores, q.shape[-1]**-.5, p) @ v
 
+# %% ../nbs/06_transformer.ipynb #43ca780d
+class NormPass(torch.autograd.Function):
+    "LayerNorm in one pass, from float32 or bf16 to bf16, then times 1 + scale plus shift where there are any; keeps x, not what comes out"
+    @staticmethod
+    def forward(ctx, x, weight, bias, shift, scale, eps):  # (..., W); (W,) or None; (M, W) or None, in bf16
+        x, W = x.contiguous(), x.shape[-1]
+        ctx.name, ctx.sizes, out = 'norm_half' if x.dtype == torch.bfloat16 else 'norm_float', (x.numel()//W, W, 0 if scale is None else scale.stride(0), eps), torch.empty_like(x, dtype=torch.bfloat16)
+        ctx.save_for_backward(x, weight, bias, scale)
+        NormPass.call(ctx.name, x, weight, bias, shift, scale, out, sizes=ctx.sizes)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (x, weight, bias, scale), g = ctx.saved_tensors, g.contiguous()
+        gx, sums, gscale = torch.empty_like(x), torch.zeros(2, torch.get_num_threads(), x.shape[-1]), None if scale is None else torch.empty_like(g)
+        NormPass.call(f'{ctx.name}_gradient', x, weight, bias, scale, g, gx, *sums, gscale, sizes=ctx.sizes)
+        return gx, *(sums.sum(1) if weight is not None else (None, None)), None if scale is None else g, gscale, None
+
+    @staticmethod
+    def call(name, *arrays, sizes): getattr(block_kernels()[0], name)(*(None if t is None else t.data_ptr() for t in arrays), *sizes, torch.get_num_threads())
+
+def norm_pass(
+    norm:nn.LayerNorm, # over the last axis
+    x:Tensor, # (..., W)
+    shift:Tensor|None=None, scale:Tensor|None=None, # (M, W) for x (M, W)
+)->Tensor|None: # bf16; None where `transformer.cpp` does not serve: do it another way
+    "norm(x), and then times 1 + scale plus shift, for a product in bf16"
+    fits = lambda t, dtype: t is None or t.dtype == dtype
+    if not (torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == torch.bfloat16 and x.dtype in (torch.float32, torch.bfloat16) and x.shape[-1] % 32 == 0 and norm.normalized_shape == x.shape[-1:] and _can(x)
+            and fits(norm.weight, torch.float32) and fits(norm.bias, torch.float32) and (norm.weight is None) == (norm.bias is None)): return None
+    if scale is not None and not (shift.dtype == scale.dtype == torch.bfloat16 and shift.shape == scale.shape == x.shape and shift.stride() == scale.stride() and scale.stride(1) == 1): return None
+    return NormPass.apply(x, norm.weight, norm.bias, shift, scale, norm.eps)
+
+class Norm(nn.LayerNorm):
+    "`nn.LayerNorm`; under `torch.autocast` in bf16 on a processor, in bf16 and in one pass: for a product to read"
+    def forward(self, x):
+        out = norm_pass(self, x)
+        return super().forward(x) if out is None else out
+
 # %% ../nbs/06_transformer.ipynb #57bc16ca
 class _HalfLinear(torch.autograd.Function):
     "x @ weight.T + bias in half precision; keeps x and the weight itself, no copy of it"
@@ -166,8 +211,13 @@ class _HalfLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):
         (x, weight), (wants_x, wants_weight, wants_bias, _), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
-        return ((g @ weight.to(g.dtype)).to(ctx.dtype) if wants_x else None, (flat(g).t() @ flat(x)).to(weight.dtype) if wants_weight else None,
+        return ((g @ weight.to(g.dtype)).to(ctx.dtype) if wants_x else None, _summed_over_rows(flat(g), flat(x), weight.dtype) if wants_weight else None,
                 flat(g).sum(0).to(weight.dtype) if wants_bias else None, None)
+
+def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many rows in two halves, which the library is quicker with
+    if len(a) < 6000 or len(a) % 2: return (a.t() @ b).to(dtype)
+    halves = lambda t: t.view(2, len(t)//2, -1)
+    return torch.bmm(halves(a).transpose(1, 2), halves(b)).sum(0, dtype=dtype)
 
 @lru_cache
 def _adds_the_bias(dtype): # has this build, on this processor, the kernel that `_HalfLinear` calls?
@@ -235,8 +285,8 @@ class Block(nn.Module):
         causal:bool=False, # row i sees the rows up to i
     ):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width, eps=1e-6), Attention(width, heads, dropout, causal)
-        self.norm2, self.mlp = nn.LayerNorm(width, eps=1e-6), MLP(width, mlp_ratio, dropout)
+        self.norm1, self.attn = Norm(width, eps=1e-6), Attention(width, heads, dropout, causal)
+        self.norm2, self.mlp = Norm(width, eps=1e-6), MLP(width, mlp_ratio, dropout)
 
     def forward(self,
         x:Tensor, # (B, L, D)

@@ -1,9 +1,11 @@
 "transformer.cpp: dropout, GELU and softmax in one pass drop what the slow way drops, and agree with it"
 import math
 import pytest, torch
+from torch import nn
 from torch.nn import functional as F
 from marlearn import transformer
-from marlearn.transformer import MLP, Attention, OnePass, block_kernels, dropout, gelu_dropout, in_one_pass, plain_dropout, softmax_dropout
+from marlearn.heads import modulate
+from marlearn.transformer import MLP, Attention, Norm, block_kernels, dropout, gelu_dropout, in_one_pass, norm_pass, plain_dropout, softmax_dropout
 
 LIBRARY, WHY = block_kernels()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=WHY)
@@ -106,3 +108,55 @@ def test_only_the_input_is_kept():
         dropout(x, .1); assert not kept
         y = gelu_dropout(x, .1); assert [t.data_ptr() for t in kept] == [x.data_ptr()]
         softmax_dropout(y, 1.0, .1); assert [t.data_ptr() for t in kept[1:]] == [y.data_ptr()]
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('modulation', [True, False])
+@pytest.mark.parametrize('shape', [(1, 32), (5, 64), (203, 256), (64, 1056)])
+def test_norm(dtype, affine, modulation, shape):
+    W, g = shape[1], numbers(*shape, seed=1)
+    torch.manual_seed(0)
+    x, dials, norm = torch.randn(shape).mul(3).add(2).to(dtype), torch.randn(len(g), 3*W).mul(.5).bfloat16(), nn.LayerNorm(W, eps=1e-6, elementwise_affine=affine)
+    for p in norm.parameters(): nn.init.normal_(p)
+    a, da = x.clone().requires_grad_(), dials.clone().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16): y = norm_pass(norm, a, *(da.chunk(3, 1)[:2] if modulation else ()))
+    y.backward(g)
+    exact = nn.LayerNorm(W, eps=1e-6, elementwise_affine=affine).double(); exact.load_state_dict(norm.state_dict())
+    b, db = x.double().requires_grad_(), dials.double().requires_grad_()
+    z = modulate(exact(b), *db.chunk(3, 1)[:2]) if modulation else exact(b)
+    z.backward(g.double())
+    assert y.dtype == torch.bfloat16 and a.grad.dtype == dtype and far(y, z) < 3e-3 and far(a.grad, b.grad) < (1e-5 if dtype == torch.float32 else 3e-3)
+    for p, q in zip(norm.parameters(), exact.parameters()): assert far(p.grad, q.grad) < 1e-5
+    if modulation: assert far(da.grad, db.grad) < 3e-3 and da.grad[:, 2*W:].eq(0).all()
+
+def test_norm_where_it_does_not_serve():
+    norm, x = Norm(64), torch.randn(4, 64)
+    dials = torch.randn(4, 128).bfloat16()
+    assert norm_pass(norm, x) is None and torch.equal(norm(x), nn.LayerNorm(64)(x))                   # no autocast
+    with torch.autocast('cpu', torch.bfloat16):
+        assert norm_pass(norm, x).dtype == torch.bfloat16
+        assert norm_pass(Norm(40), torch.randn(4, 40)) is None and norm_pass(Norm(64).bfloat16(), x) is None and norm_pass(norm, x[:0]) is None
+        assert norm_pass(norm, x, *dials.float().chunk(2, 1)) is None and norm_pass(norm, x, *dials[:1].expand(4, -1).chunk(2, 1)) is not None
+        assert norm_pass(norm, x, *dials[:, ::2].repeat(1, 2)[:, ::2].chunk(2, 1)) is None
+    with torch.autocast('cpu', torch.float16): assert norm_pass(norm, x) is None
+
+def test_norm_of_rows_that_do_not_lie_side_by_side_and_nan():
+    norm, x = Norm(64), torch.randn(64, 50).t()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(norm(x), norm(x.contiguous()))
+        x = x.contiguous(); x[3, 9] = torch.nan
+        assert norm(x).isnan().any(1).nonzero().flatten().tolist() == [3]
+
+def test_a_step_of_training_agrees_with_the_slow_way(monkeypatch):
+    "Loss and gradients of a whole model in bf16, dropout and all"
+    from marlearn.heads import HeadConfig
+    from marlearn.mar import ImageModel, ModelConfig
+    torch.manual_seed(0)
+    model = ImageModel(ModelConfig(n_tokens=16, token_dim=4, n_classes=10, width=64, encoder_blocks=2, decoder_blocks=2, heads=2, class_slots=2, dropout=.1, head=HeadConfig(blocks=2, width=64))).train()
+    for p in model.parameters(): nn.init.normal_(p, std=.05) if not p.any() else None
+    tokens, found = torch.randn(8, 16, 4), []
+    for served in (block_kernels, lambda: (None, '')):
+        monkeypatch.setattr(transformer, 'block_kernels', served); model.zero_grad(); torch.manual_seed(1)
+        with torch.autocast('cpu', torch.bfloat16): loss = model.loss(tokens, torch.arange(8), generator=torch.Generator().manual_seed(2))['loss']
+        loss.backward(); found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    assert found[0][0] == pytest.approx(found[1][0], rel=2e-3) and far(found[0][1], found[1][1]) < .02
