@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMPILER', 'random_bits', 'plain_dropout', 'load_cpp', 'block_kernels', 'in_one_pass', 'OnePass', 'dropout',
-           'gelu_dropout', 'softmax_dropout', 'plain_attention', 'NormPass', 'norm_pass', 'Norm', 'Linear', 'Attention',
-           'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear', 'copy_for_drawing', 'packed',
-           'product_dtype']
+           'gelu_dropout', 'softmax_dropout', 'AttentionPass', 'plain_attention', 'NormPass', 'norm_pass', 'Norm',
+           'Linear', 'Attention', 'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear', 'copy_for_drawing',
+           'packed', 'product_dtype']
 
 # %% ../nbs/06_transformer.ipynb #e1f95e61
 import copy, ctypes, hashlib, platform, shutil, subprocess, sys, tempfile, weakref
@@ -77,7 +77,12 @@ def load_cpp(
     return (library, 'in use for bf16') if library.usable() else (None, 'this processor lacks the instructions')
 
 # %% ../nbs/06_transformer.ipynb #0717d6c3
-class _Dropout(ctypes.Structure): _fields_ = [('start', ctypes.c_uint32*2), ('least', ctypes.c_int32), ('factor', ctypes.c_float)]
+class _Dropout(ctypes.Structure):
+    _fields_ = [('start', ctypes.c_uint32*2), ('least', ctypes.c_int32), ('factor', ctypes.c_float)]
+    @classmethod
+    def draw(cls, p):                                      # two numbers, as `random_bits` draws them
+        start = torch.empty(2, dtype=torch.int32).random_(-2**31, None).tolist() if p else (0, 0)
+        return cls((ctypes.c_uint32*2)(*(s % 2**32 for s in start)), round(65536*p) - 32768, 1/(1 - p))
 
 @lru_cache
 def block_kernels()->tuple[ctypes.CDLL|None, str]: # the library, or None; and why
@@ -97,27 +102,24 @@ def in_one_pass(x:Tensor, p:float)->bool:
 
 def _can(x): return x.device.type == 'cpu' and x.numel() > 0 and not torch.compiler.is_compiling() and block_kernels()[0] is not None
 
+def _call(name, *inputs, sizes, dropout):
+    out = torch.empty_like(inputs[0])
+    getattr(block_kernels()[0], name)(*(t.data_ptr() for t in (*inputs, out)), *sizes, ctypes.byref(dropout), torch.get_num_threads() if out.numel() > 2**13 else 1)
+    return out
+
 class OnePass(torch.autograd.Function):
     "A function of `transformer.cpp` and its gradient; keeps its input (dropout: nothing) and two random numbers"
     @staticmethod
     def forward(ctx, x, name, p, *sizes):
-        start = torch.empty(2, dtype=torch.int32).random_(-2**31, None).tolist() if p else (0, 0)     # as in `random_bits`
-        ctx.name, ctx.sizes, ctx.dropout = name, sizes, _Dropout((ctypes.c_uint32*2)(*(s % 2**32 for s in start)), round(65536*p) - 32768, 1/(1 - p))
-        x = x.contiguous()
+        ctx.name, ctx.sizes, ctx.dropout, x = name, sizes, _Dropout.draw(p), x.contiguous()
         if name != 'dropout': ctx.save_for_backward(x)
-        return OnePass.call(ctx, name, x)
+        return _call(name, x, sizes=sizes, dropout=ctx.dropout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        g = g.contiguous()
-        return OnePass.call(ctx, 'dropout', g) if ctx.name == 'dropout' else OnePass.call(ctx, f'{ctx.name}_gradient', *ctx.saved_tensors, g), *[None]*(2 + len(ctx.sizes))
-
-    @staticmethod
-    def call(ctx, name, *inputs):
-        out = torch.empty_like(inputs[0])
-        getattr(block_kernels()[0], name)(*(t.data_ptr() for t in (*inputs, out)), *ctx.sizes, ctypes.byref(ctx.dropout), torch.get_num_threads() if out.numel() > 2**13 else 1)
-        return out
+        name = 'dropout' if ctx.name == 'dropout' else f'{ctx.name}_gradient'
+        return _call(name, *ctx.saved_tensors, g.contiguous(), sizes=ctx.sizes, dropout=ctx.dropout), *[None]*(2 + len(ctx.sizes))
 
 # %% ../nbs/06_transformer.ipynb #af25f8b3
 def dropout(
@@ -146,6 +148,26 @@ def softmax_dropout(
     return OnePass.apply(scores, 'softmax_dropout', p, scores.numel()//columns, columns, scale) if in_one_pass(scores, p) else dropout((scale*scores).softmax(-1), p)
 
 # %% ../nbs/06_transformer.ipynb #6ccedbec
+class AttentionPass(torch.autograd.Function):
+    "Attention to everything, in bf16; keeps q, k, v and two random numbers, and makes the L x L weights again for the gradient (as FlashAttention does, Dao et al. 2022)"
+    @staticmethod
+    def forward(ctx, q, k, v, p):
+        ctx.save_for_backward(q, k, v)
+        ctx.dropout, ctx.scale = _Dropout.draw(p), q.shape[-1]**-.5
+        return AttentionPass.call(ctx, 'softmax_dropout', q @ k.transpose(-2, -1)) @ v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        q, k, v = ctx.saved_tensors
+        scores = q @ k.transpose(-2, -1)
+        gv = AttentionPass.call(ctx, 'softmax_dropout', scores).transpose(-2, -1) @ g
+        gscores = AttentionPass.call(ctx, 'softmax_dropout_gradient', scores, g @ v.transpose(-2, -1))
+        return gscores @ k, gscores.transpose(-2, -1) @ q, gv, None
+
+    @staticmethod
+    def call(ctx, name, *inputs): return _call(name, *inputs, sizes=(inputs[0].numel()//inputs[0].shape[-1], inputs[0].shape[-1], ctx.scale), dropout=ctx.dropout)
+
 def plain_attention(
     q:Tensor, k:Tensor, v:Tensor, # (B, heads, L, d); k and v may have more rows
     allowed:Tensor|None=None, # (L, rows of k) bool, True = may be seen
@@ -153,6 +175,7 @@ def plain_attention(
     causal:bool=False, # row i sees the rows up to i
 )->Tensor: # (B, heads, L, d)
     "The formula as it stands: fast on processors in bf16, where the fused kernel's gradient is slow"
+    if allowed is None and not causal and in_one_pass(q, p): return AttentionPass.apply(q, k, v, p)
     scores = q @ k.transpose(-2, -1)
     if causal: allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if allowed is not None: scores = scores.masked_fill(~allowed, -torch.inf)
