@@ -29,7 +29,7 @@ def work(name, mode, batch, device, seed=0):
     if mode == 'fast, compiled': faster(model).__enter__()                      # for as long as the model lives
     def step(recomputed=RECOMPUTED.get(mode, {'on': False})):
         keep_memory(True)                                                       # as `fit` does; it holds for the whole process, so the plain way has it as well
-        with lighter(model, **recomputed): parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
+        with lighter(model, dtype=dtype, **recomputed): parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
         ema.update(model, 10**6)
         return parts
     return step

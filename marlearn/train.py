@@ -28,7 +28,7 @@ from .heads import HeadBlock
 from .mar import ImageModel, ModelConfig, model_config_from
 from .orders import draw_n_known
 from .tokenizers import Tokenizer, load_tokenizer, load_weights, read_weights, save_tokenizer, save_weights
-from .transformer import MLP, Attention, Block
+from .transformer import MLP, Attention, Block, block_kernels
 
 # %% ../nbs/13_train.ipynb #ae214d75
 @dataclass(frozen=True, kw_only=True)
@@ -483,19 +483,21 @@ def lighter(
     model:ImageModel,
     on:bool=True, # whole blocks of backbone and head
     parts:bool=False, # only what is quick to do again; nothing more to gain where whole blocks are
+    dtype:torch.dtype=torch.float32, # of matrix products
 ):
     "Within it, they keep their input only and compute the rest again when the gradient asks (Chen et al. 2016)"
     again, plain = [(m, 'forward') for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else [], []
     if parts and not on:
         attentions, mlps, heads = ([m for m in model.modules() if isinstance(m, kind)] for kind in (Attention, MLP, HeadBlock))
+        if dtype == torch.bfloat16 and next(model.parameters()).device.type == 'cpu' and block_kernels()[0]: attentions, mlps = [], []     # do so by themselves (lesson 06)
         again = [(m, 'attend') for m in attentions] + [(m, 'from_hidden') for m in mlps + heads] + [(m, 'to_hidden') for m in heads]
         plain = [m.down for m in mlps + heads] + [m.up for m in heads]
     for m, name in again: setattr(m, name, functools.partial(checkpoint, getattr(m, name), use_reentrant=False))
-    for layer in plain: layer.forward = functools.partial(nn.Linear.forward, layer)      # keeps its input before it multiplies: there the second time ends, without the product
+    for layer in plain: layer.ours = False                 # PyTorch's keeps its input before it multiplies: there the second time ends, without the product
     try: yield
     finally:
         for m, name in again: delattr(m, name)
-        for layer in plain: del layer.forward
+        for layer in plain: del layer.ours
 
 @contextmanager
 def faster(model:ImageModel, on:bool=True):
@@ -610,7 +612,7 @@ def fit(
     recent, in_a_row, clock = [], torch.zeros((), device=device), time.perf_counter()
     bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images', unit_scale=True, disable=not first)
     steps = range(start, train.steps if stop_at is None else min(train.steps, stop_at))
-    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute, train.recompute_parts), faster(model, train.compile), memory_kept(torch.device(device).type == 'cpu'):
+    with bar, open(run/'log.jsonl', 'a') if first else nullcontext() as log_file, lighter(model, train.recompute, train.recompute_parts, dtype), faster(model, train.compile), memory_kept(torch.device(device).type == 'cpu'):
         for step, (tokens, labels, generators) in zip(steps, ahead(batch, steps, on=not isinstance(data, TokenData))):
             for group in opt.param_groups: group['lr'] = learning_rate(train, step)
             n_known = None if parts == 1 and tokens.device.type == 'cpu' else shared_n_known(model.config, train.seed, step)

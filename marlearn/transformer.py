@@ -223,19 +223,24 @@ class Norm(nn.LayerNorm):
 
 # %% ../nbs/06_transformer.ipynb #57bc16ca
 class _HalfLinear(torch.autograd.Function):
-    "x @ weight.T + bias in half precision; keeps x and the weight itself, no copy of it"
+    "x @ weight.T + bias in half precision, or with dropout(GELU(x)) for x; keeps x and the weight itself, no copy of it"
     @staticmethod
-    def forward(ctx, x, weight, bias, dtype):
-        ctx.dtype, x = x.dtype, x.to(dtype)
+    def forward(ctx, x, weight, bias, dtype, p=None):      # p: dropout after GELU; None: neither
+        ctx.dtype, x, ctx.dropout = x.dtype, x.to(dtype), None if p is None else _Dropout.draw(p)
         ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight.to(dtype), None if bias is None else bias.to(dtype), 'none', [], '')
+        return torch.ops.mkldnn._linear_pointwise(_HalfLinear.entering(ctx, x), weight.to(dtype), None if bias is None else bias.to(dtype), 'none', [], '')
+
+    @staticmethod
+    def entering(ctx, x): return x if ctx.dropout is None else _call('gelu_dropout', x, sizes=(x.numel(),), dropout=ctx.dropout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        (x, weight), (wants_x, wants_weight, wants_bias, _), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
-        return ((g @ weight.to(g.dtype)).to(ctx.dtype) if wants_x else None, _summed_over_rows(flat(g), flat(x), weight.dtype) if wants_weight else None,
-                flat(g).sum(0).to(weight.dtype) if wants_bias else None, None)
+        (x, weight), (wants_x, wants_weight, wants_bias, *_), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
+        gweight = _summed_over_rows(flat(g), flat(_HalfLinear.entering(ctx, x)), weight.dtype) if wants_weight else None
+        gx = g @ weight.to(g.dtype) if wants_x else None
+        if wants_x and ctx.dropout is not None: gx = _call('gelu_dropout_gradient', x, gx, sizes=(x.numel(),), dropout=ctx.dropout)
+        return gx.to(ctx.dtype) if wants_x else None, gweight, flat(g).sum(0).to(weight.dtype) if wants_bias else None, None, None
 
 def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many rows in two halves, which the library is quicker with
     if len(a) < 6000 or len(a) % 2: return (a.t() @ b).to(dtype)
@@ -249,11 +254,23 @@ def _adds_the_bias(dtype): # has this build, on this processor, the kernel that 
 
 class Linear(nn.Linear):
     "`nn.Linear`; where it learns in half precision on a processor, quicker and with less memory"
+    ours = True                                            # lesson 13 turns it off where PyTorch's order of steps is needed
+
+    def in_half(self, x):                                  # the type, or None
+        if not (self.ours and x.device.type == 'cpu' and torch.is_autocast_enabled('cpu') and torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.numel()): return None
+        dtype = torch.get_autocast_dtype('cpu')
+        return dtype if _adds_the_bias(dtype) else None
+
     def forward(self, x):
-        if x.device.type == 'cpu' and torch.is_autocast_enabled('cpu') and torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.numel():
-            dtype = torch.get_autocast_dtype('cpu')
-            if _adds_the_bias(dtype): return _HalfLinear.apply(x, self.weight, self.bias, dtype)
-        return F.linear(x, self.weight, self.bias)
+        dtype = self.in_half(x)
+        return F.linear(x, self.weight, self.bias) if dtype is None else _HalfLinear.apply(x, self.weight, self.bias, dtype)
+
+    def after_gelu(self,
+        h:Tensor, # (..., inputs)
+        p:float, # see `dropout`
+    )->Tensor: # (..., outputs)
+        "self(gelu_dropout(h, p)); where `transformer.cpp` serves, only h is kept: what enters the product is made again for the gradient"
+        return _HalfLinear.apply(h.contiguous(), self.weight, self.bias, h.dtype, p) if in_one_pass(h, p) and self.in_half(h) == h.dtype else self(gelu_dropout(h, p))
 
 # %% ../nbs/06_transformer.ipynb #810b42ab
 class Attention(nn.Module):
@@ -295,7 +312,7 @@ class MLP(nn.Module):
 
     def forward(self, x): return dropout(self.from_hidden(self.up(x)), self.dropout, self.training)
 
-    def from_hidden(self, h): return self.down(gelu_dropout(h, self.dropout if self.training else 0.0))
+    def from_hidden(self, h): return self.down.after_gelu(h, self.dropout if self.training else 0.0)
 
 # %% ../nbs/06_transformer.ipynb #0f9395fa
 class Block(nn.Module):
@@ -375,6 +392,8 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype).contiguous(), self.blocks, self.bias, 'none', [], '')
 
     __call__ = forward                                 # without looking for hooks: a picture takes ten thousand of these calls
+
+    def after_gelu(self, h, p): return self(gelu_dropout(h, p))     # as in `Linear`
 
 _copies = weakref.WeakKeyDictionary()              # original -> (what it was when copied, its copy)
 

@@ -160,3 +160,39 @@ def test_a_step_of_training_agrees_with_the_slow_way(monkeypatch):
         with torch.autocast('cpu', torch.bfloat16): loss = model.loss(tokens, torch.arange(8), generator=torch.Generator().manual_seed(2))['loss']
         loss.backward(); found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     assert found[0][0] == pytest.approx(found[1][0], rel=2e-3) and far(found[0][1], found[1][1]) < .02
+
+def test_what_a_block_keeps(monkeypatch):
+    "Neither weights of attention nor what comes out of GELU: they are made again"
+    kept = {}
+    for how, served in (('one pass', block_kernels), ('slow', lambda: (None, ''))):
+        monkeypatch.setattr(transformer, 'block_kernels', served)
+        torch.manual_seed(0); block, sizes = transformer.Block(64, 4, dropout=.1).train(), {}
+        x = torch.randn(2, 200, 64, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t):
+            with torch.autocast('cpu', torch.bfloat16): y = block(x)
+        parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
+        kept[how] = sum(n for at, n in sizes.items() if at not in parameters)
+    L, D, rows = 200, 64, 400
+    assert kept['one pass'] < rows*D*2*(2*2 + 3 + 1 + 2 + 4 + 1) + 2**16 < kept['slow'] - 2*2*4*L*L*2        # the stream twice in float32; q, k, v; what both products read; hidden rows
+
+@pytest.mark.parametrize('p', [0.0, .1])
+def test_attention_that_makes_its_weights_again(p):
+    q, k, v, g = (numbers(2, 3, 37, 16, seed=s) for s in range(4))
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    torch.manual_seed(5); transformer.plain_attention(*leaves, p=p).backward(g)
+    exact = [t.double().requires_grad_() for t in (q, k, v)]
+    mask = masked(p, (2, 3, 37, 37), 5).double()
+    out = ((exact[0]/4) @ exact[1].transpose(-2, -1)).softmax(-1)*mask @ exact[2]; out.backward(g.double())
+    torch.manual_seed(5); assert far(transformer.plain_attention(q, k, v, p=p), out) < .01
+    for a, b in zip(leaves, exact): assert far(a.grad, b.grad) < .015
+
+@pytest.mark.parametrize('p', [0.0, .1])
+def test_gelu_and_product_that_keep_the_hidden_rows_only(p):
+    torch.manual_seed(0); layer, h, g = transformer.Linear(96, 40), numbers(5, 30, 96).requires_grad_(), numbers(5, 30, 40, seed=1)
+    torch.manual_seed(5)
+    with torch.autocast('cpu', torch.bfloat16): y = layer.after_gelu(h, p)
+    y.backward(g)
+    h64, exact = h.detach().double().requires_grad_(), nn.Linear(96, 40).double(); exact.load_state_dict(layer.state_dict())
+    z = exact(F.gelu(h64)*masked(p, h.shape, 5).double()); z.backward(g.double())
+    assert far(y, z) < .01
+    for a, b in ((h, h64), (layer.weight, exact.weight), (layer.bias, exact.bias)): assert far(a.grad, b.grad) < .015
