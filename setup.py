@@ -14,7 +14,7 @@ setup(
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     # data/pretrained travels inside the wheel, so that `marlearn sample` works without the repository
     packages=['marlearn', 'marlearn.exercises', 'marlearn.pretrained'], package_dir={'marlearn': 'marlearn', 'marlearn.pretrained': 'data/pretrained'},
-    package_data={'marlearn': ['*.cpp'], 'marlearn.pretrained': ['**/*']}, zip_safe=False,
+    package_data={'marlearn': ['*.cpp', '*.h'], 'marlearn.pretrained': ['**/*']}, zip_safe=False,
     install_requires=lines('requirements'), extras_require={extra: lines(f'{extra}_requirements') for extra in ('metrics', 'dev', 'book', 'browser')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['marlearn=marlearn._modidx:d']},
 )

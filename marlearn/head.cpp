@@ -5,28 +5,11 @@
 // each thread takes its share of them through the whole network, without waiting for the others. Lesson 17 measures it.
 //
 // Compiled and loaded by `head_kernel` in heads.py (`load_cpp`). Sums are float32; what enters a product is bf16.
-#include <immintrin.h>
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
+#include "simd.h"
 #include <utility>
 #include <vector>
 
-typedef uint16_t bf16;
-
-static __m512 load(const bf16* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)); }
-static void store(bf16* p, __m512 v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
-
-// e^x = 2^n e^r with |r| <= ln(2)/2, where six terms of the series are enough
-static __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-87.f), _mm512_min_ps(_mm512_set1_ps(88.f), x));      // in this order NaN stays NaN
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693147181f), x), sum = _mm512_set1_ps(1/120.f);
-    for (float c : {1/24.f, 1/6.f, 1/2.f, 1.f, 1.f}) sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(c));
-    return _mm512_scalef_ps(sum, n);
-}
-static __m512 silu(__m512 x) { return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)))); }
+static __m512 silu(__m512 x) { return _mm512_div_ps(x, _mm512_add_ps(number(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)))); }
 
 // The innermost loop: a few rows (as many as there are I, at most 12) times 32 columns. The 24 sums stay in registers; to be
 // sure of that, "for each row" is a fold over I, which leaves the compiler no loop to decide about. `done` takes 16 sums each.
@@ -65,9 +48,9 @@ template<class Done>
 static void norm(const float* x, int width, Done done) {
     __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     for (int k = 0; k < width; k += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + k));
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum)/width);
+    const __m512 mean = number(_mm512_reduce_add_ps(sum)/width);
     for (int k = 0; k < width; k += 16) { __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + k), mean); squares = _mm512_fmadd_ps(d, d, squares); }
-    const __m512 factor = _mm512_set1_ps(1/std::sqrt(_mm512_reduce_add_ps(squares)/width + 1e-6f));
+    const __m512 factor = number(1/std::sqrt(_mm512_reduce_add_ps(squares)/width + 1e-6f));
     for (int k = 0; k < width; k += 16) done(k, _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + k), mean), factor));
 }
 
@@ -116,11 +99,8 @@ static void some_rows(const Net& net, const float* xt, const bf16* time, const b
 
 extern "C" {
 
-// Does this processor have the instructions? Those with AMX have better ones, which PyTorch's own products use.
-int usable() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-        && __builtin_cpu_supports("avx512bf16") && !__builtin_cpu_supports("amx-bf16");
-}
+// Processors with AMX have better instructions for products still, which PyTorch's use
+int usable() { return has_bf16() && !__builtin_cpu_supports("amx-bf16"); }
 
 void head(const Net* net, const float* xt, const bf16* time, const bf16* condition, float* out, int rows, int threads) {
     #pragma omp parallel for num_threads(threads) schedule(static)

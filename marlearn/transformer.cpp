@@ -3,28 +3,11 @@
 //
 // Nothing random is stored: a gradient makes the same bits again from the same two numbers, as `random_bits` in lesson 06
 // does in many passes. Numbers are bf16 in memory and float32 in between. Compiled and loaded by `load_cpp` in transformer.py.
-#include <immintrin.h>
-#include <cmath>
-#include <cstdint>
-#include <vector>
+#include "simd.h"
 #include <algorithm>
+#include <vector>
 
-typedef uint16_t bf16;
-
-// 16 numbers, or fewer at the end of a row
-static __m512 load(const bf16* p, __mmask16 m) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16)); }
-static void store(bf16* p, __m512 v, __mmask16 m) { _mm256_mask_storeu_epi16(p, m, (__m256i)_mm512_cvtneps_pbh(v)); }
-static __mmask16 upto(int64_t left) { return left < 16 ? (1 << left) - 1 : 0xffff; }
-static __m512 number(float x) { return _mm512_set1_ps(x); }
-
-// e^x = 2^n e^r with |r| <= ln(2)/2, where six terms of the series are enough
-static __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(number(-87.f), _mm512_min_ps(number(88.f), x));       // in this order NaN stays NaN
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, number(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, number(0.693147181f), x), sum = number(1/120.f);
-    for (float c : {1/24.f, 1/6.f, 1/2.f, 1.f, 1.f}) sum = _mm512_fmadd_ps(sum, r, number(c));
-    return _mm512_scalef_ps(sum, n);
-}
+static __mmask16 upto(int64_t left) { return left < 16 ? (1 << left) - 1 : 0xffff; }    // 16 numbers, or fewer at the end of a row
 
 // The share of a standard normal distribution below x, and e^(-x^2/2); erf as in Abramowitz & Stegun 7.1.26; 14 bits of 1/x are enough for bf16
 static void normal(__m512 x, __m512& below, __m512& bell) {
@@ -77,7 +60,7 @@ static void pieces(bf16* out, int64_t n, const Dropout& d, int threads, Work wor
 
 // LayerNorm, for x in float32 or bf16. `from` and `to` read and write 16 numbers of either
 static __m512 from(const float* p) { return _mm512_loadu_ps(p); }
-static __m512 from(const bf16* p) { return load(p, 0xffff); }
+static __m512 from(const bf16* p) { return load(p); }
 static void to(float* p, __m512 low, __m512 high) { _mm512_storeu_ps(p, low); _mm512_storeu_ps(p + 16, high); }
 static void to(bf16* p, __m512 low, __m512 high) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low)); }      // whole lines of memory at a time
 template<class T, class Work>
@@ -141,10 +124,7 @@ static void norm_gradient(const T* x, const float* weight, const float* bias, co
 
 extern "C" {
 
-// Has this processor the instructions?
-int usable() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
-}
+int usable() { return has_bf16(); }
 
 void dropout(const bf16* x, bf16* out, int64_t n, const Dropout* d, int threads) {
     pieces(out, n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) { return dropped(*d, load(x + i, m), b); });

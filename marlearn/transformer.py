@@ -54,8 +54,8 @@ def load_cpp(
 )->tuple[ctypes.CDLL|None, str]: # the library, or None; and why
     "A C++ file, compiled once and kept in the cache folder"
     if sys.platform != 'linux' or platform.machine() != 'x86_64': return None, f'made for Linux on x86-64, this is {sys.platform} on {platform.machine()}'
-    source = files('marlearn')/f'{name}.cpp'
-    kept = cache_dir()/f"{name}-{hashlib.sha256(' '.join(COMPILER).encode() + source.read_bytes()).hexdigest()[:16]}.so"
+    source, shared = (files('marlearn')/file for file in (f'{name}.cpp', 'simd.h'))
+    kept = cache_dir()/f"{name}-{hashlib.sha256(' '.join(COMPILER).encode() + source.read_bytes() + shared.read_bytes()).hexdigest()[:16]}.so"
     end = b'marlearn: this is the end'                 # without it a file is not whole, and loading it would end Python
     try:
         if not kept.read_bytes().endswith(end): raise OSError
@@ -68,7 +68,7 @@ def load_cpp(
                 made.write_bytes(made.read_bytes() + end)
                 library = ctypes.CDLL(str(made))
             except FileNotFoundError: return None, 'needs the compiler g++'
-            except subprocess.CalledProcessError as e: return None, f"g++ says: {(e.stderr.splitlines() or [''])[0]}"
+            except subprocess.CalledProcessError as e: return None, f"g++ says: {next((line for line in e.stderr.splitlines() if 'error' in line), '')}"
             except (OSError, subprocess.TimeoutExpired) as e: return None, f'compiling or loading it failed: {e}'
             try:
                 kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
 "head.cpp: the same network in one call, built once, and a way out where it can't be"
-import ctypes, os, subprocess, sys
+import os, platform, shutil, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from torch import nn
 from marlearn import heads
 from marlearn.heads import DenoisingMLP, DiffusionHead, EnergyHead, FixedMLP, FlowHead, HeadConfig, KernelMLP, fixed_for_drawing, head_kernel
+from marlearn.transformer import block_kernels
 
 LIBRARY, WHY = head_kernel()
 needs_kernel = pytest.mark.skipif(LIBRARY is None, reason=WHY)
@@ -139,8 +140,15 @@ with torch.autocast('cpu', torch.bfloat16): print(head_kernel()[1], '|', head.sa
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere nothing is compiled')
 def test_without_a_compiler_drawing_goes_on(tmp_path):
     assert elsewhere(tmp_path, DRAW, PATH='') == 'needs the compiler g++ | True'
-    (tmp_path/'g++').write_text('#!/bin/sh\necho "error: unrecognized option" >&2; exit 1\n'); (tmp_path/'g++').chmod(0o755)
+    (tmp_path/'g++').write_text('#!/bin/sh\necho "In file included from x:" >&2; echo "error: unrecognized option" >&2; exit 1\n'); (tmp_path/'g++').chmod(0o755)
     assert elsewhere(tmp_path, DRAW, PATH=f'{tmp_path}:/bin:/usr/bin') == 'g++ says: error: unrecognized option | True'
 
+@pytest.mark.skipif(sys.platform != 'linux' or platform.machine() != 'x86_64' or not shutil.which('g++'), reason='nothing to compile it with, or for')
+def test_it_compiles():
+    "Else everything above would be left out, and nobody would notice"
+    for library, why in (head_kernel(), block_kernels()): assert library or why == 'this processor lacks the instructions', why
+
 def test_the_source_travels_with_the_package():
-    assert Path(heads.__file__).with_name('head.cpp').is_file()
+    for name in ('head.cpp', 'transformer.cpp', 'simd.h'): assert Path(heads.__file__).with_name(name).is_file()
+    packaged = (Path(__file__).parent.parent/'setup.py').read_text()
+    assert "'marlearn': ['*.cpp', '*.h']" in packaged
