@@ -140,12 +140,11 @@ def gelu_dropout(
 
 def softmax_dropout(
     scores:Tensor, # (..., columns)
-    scale:float, # of the scores
     p:float, # see `dropout`
 )->Tensor: # (..., columns)
-    "Softmax of each row of scale*scores, then dropout"
+    "Softmax of each row, then dropout"
     columns = scores.shape[-1]
-    return OnePass.apply(scores, 'softmax_dropout', p, scores.numel()//columns, columns, scale) if in_one_pass(scores, p) else dropout((scale*scores).softmax(-1), p)
+    return OnePass.apply(scores, 'softmax_dropout', p, scores.numel()//columns, columns, 1.0) if in_one_pass(scores, p) else dropout(scores.softmax(-1), p)
 
 # %% ../nbs/06_transformer.ipynb #6ccedbec
 class AttentionPass(torch.autograd.Function):
@@ -176,10 +175,10 @@ def plain_attention(
 )->Tensor: # (B, heads, L, d)
     "The formula as it stands: fast on processors in bf16, where the fused kernel's gradient is slow"
     if allowed is None and not causal and in_one_pass(q, p): return AttentionPass.apply(q, k, v, p)
-    scores = q @ k.transpose(-2, -1)
+    scores = (q*q.shape[-1]**-.5) @ k.transpose(-2, -1)
     if causal: allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if allowed is not None: scores = scores.masked_fill(~allowed, -torch.inf)
-    return softmax_dropout(scores, q.shape[-1]**-.5, p) @ v
+    return softmax_dropout(scores, p) @ v
 
 # %% ../nbs/06_transformer.ipynb #43ca780d
 class NormPass(torch.autograd.Function):

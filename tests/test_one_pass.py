@@ -30,7 +30,7 @@ def test_the_same_elements_are_dropped(p):
     state = torch.get_rng_state(); dropout(x, p); after = torch.get_rng_state()
     torch.set_rng_state(state); plain_dropout(x, p); assert torch.equal(after, torch.get_rng_state())
 
-FUNCTIONS = {'dropout': (dropout, lambda x, m: x*m), 'gelu': (gelu_dropout, lambda x, m: F.gelu(x)*m), 'softmax': (lambda x, p: softmax_dropout(x, .3, p), lambda x, m: (.3*x).softmax(-1)*m)}
+FUNCTIONS = {'dropout': (dropout, lambda x, m: x*m), 'gelu': (gelu_dropout, lambda x, m: F.gelu(x)*m), 'softmax': (softmax_dropout, lambda x, m: x.softmax(-1)*m)}
 
 @pytest.mark.parametrize('name', FUNCTIONS)
 @pytest.mark.parametrize('p', [0.0, .1])
@@ -58,12 +58,12 @@ def test_gelu_of_every_number():
 def test_softmax_of_far_numbers():
     for row in ([1e4, -1e4, 9e3], [-3e38, -3e38, -3e38], [0, -math.inf, 1], [5.0]*40):
         x = torch.tensor([row]).bfloat16()
-        assert (softmax_dropout(x, .125, 0.0).float() - (.125*x.float()).softmax(-1)).abs().max() < 2**-8
+        assert (softmax_dropout(x, 0.0).float() - x.float().softmax(-1)).abs().max() < 2**-8
 
 def test_nan_stays():
     x = numbers(4, 40); x[2, 7] = torch.nan
     assert gelu_dropout(x, 0.0).isnan().nonzero().tolist() == [[2, 7]]
-    assert softmax_dropout(x, 1.0, 0.0).isnan().any(1).tolist() == [False, False, True, False]
+    assert softmax_dropout(x, 0.0).isnan().any(1).tolist() == [False, False, True, False]
 
 def test_any_number_of_threads():
     threads, found = torch.get_num_threads(), []
@@ -71,14 +71,14 @@ def test_any_number_of_threads():
         for n in (1, 2, 3, 5):
             torch.set_num_threads(n)
             x = numbers(70, 1000, size=2).requires_grad_(); torch.manual_seed(0)
-            y = softmax_dropout(gelu_dropout(dropout(x, .1), .1), 1.0, .1); y.backward(numbers(70, 1000, seed=1))
+            y = softmax_dropout(gelu_dropout(dropout(x, .1), .1), .1); y.backward(numbers(70, 1000, seed=1))
             found.append((y.detach(), x.grad))
     finally: torch.set_num_threads(threads)
     for y, grad in found[1:]: assert torch.equal(y, found[0][0]) and torch.equal(grad, found[0][1])
 
 def test_rows_that_do_not_lie_side_by_side():
     x = numbers(40, 60).t(); g = numbers(60, 40, seed=1).t().contiguous().t()
-    for function in (lambda x: dropout(x, .2), lambda x: gelu_dropout(x, .2), lambda x: softmax_dropout(x, 1.0, .2)):
+    for function in (lambda x: dropout(x, .2), lambda x: gelu_dropout(x, .2), lambda x: softmax_dropout(x, .2)):
         a, b = x.detach().requires_grad_(), x.detach().contiguous().requires_grad_()
         for t in (a, b): torch.manual_seed(0); function(t).backward(g)
         assert torch.equal(a.grad, b.grad)
@@ -95,7 +95,7 @@ def test_layers_agree_with_the_slow_way(layer, monkeypatch):
 def test_when_it_serves():
     x = numbers(4, 4)
     assert in_one_pass(x, .1) and not in_one_pass(x.float(), .1) and not in_one_pass(x.half(), .1) and not in_one_pass(x[:0], .1) and not in_one_pass(x, 1.0)
-    assert dropout(x, 1.0).eq(0).all() and dropout(x[:0], .1).shape == gelu_dropout(x[:0], .1).shape == softmax_dropout(x[:0], 1.0, .1).shape == (0, 4)
+    assert dropout(x, 1.0).eq(0).all() and dropout(x[:0], .1).shape == gelu_dropout(x[:0], .1).shape == softmax_dropout(x[:0], .1).shape == (0, 4)
 
 def test_no_second_derivative():
     x = numbers(8, 8).requires_grad_()
@@ -107,7 +107,7 @@ def test_only_the_input_is_kept():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         dropout(x, .1); assert not kept
         y = gelu_dropout(x, .1); assert [t.data_ptr() for t in kept] == [x.data_ptr()]
-        softmax_dropout(y, 1.0, .1); assert [t.data_ptr() for t in kept[1:]] == [y.data_ptr()]
+        softmax_dropout(y, .1); assert [t.data_ptr() for t in kept[1:]] == [y.data_ptr()]
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('affine', [True, False])
