@@ -78,10 +78,10 @@ class HeadBlock(nn.Module):
 
     def forward(self, x, c):                           # x, c: (M, W); c has been through SiLU
         shift, scale, gate = self.ada(c).chunk(3, dim=1)
-        return torch.addcmul(x, gate, self.from_hidden(self.to_hidden(x, shift, scale)))
+        return x + gate*self.from_hidden(self.to_hidden(x, shift, scale))
 
     def to_hidden(self, x, shift, scale): return self.up(modulated(self.norm, x, shift, scale))
-    def from_hidden(self, h): return self.down(F.silu(h))
+    def from_hidden(self, h): return self.down.after_silu(h)
 
 # %% ../nbs/09_heads.ipynb #0dae1c2b
 class DenoisingMLP(nn.Module):

@@ -19,6 +19,8 @@ static void normal(__m512 x, __m512& below, __m512& bell) {
     below = _mm512_mask_sub_ps(half_tail, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), number(1.f), half_tail);
 }
 
+static __m512 sigmoid(__m512 x) { return _mm512_div_ps(number(1.f), _mm512_add_ps(number(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)))); }
+
 struct Dropout {                                           // as `_Dropout` in transformer.py fills it in
     uint32_t start[2];                                     // `random_bits` begins with them
     int32_t least;                                         // a number of 16 bits that is less: this element becomes zero
@@ -45,12 +47,12 @@ static __m512 dropped(const Dropout& d, __m512 v, const int16_t* bits) {
 // All elements in pieces that stay in the nearest cache; work(place, bits of that place) is what becomes of the 16 numbers there
 static const int64_t PIECE = 2048;
 template<class Work>
-static void pieces(bf16* out, int64_t n, const Dropout& d, int threads, Work work) {
+static void pieces(bf16* out, int64_t n, const Dropout* d, int threads, Work work) {
     #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t from = 0; from < n; from += PIECE) {
         int16_t room[PIECE + 64];
         const int64_t to = std::min(n, from + PIECE);
-        const int16_t* b = bits(d, from, to - from, room);
+        const int16_t* b = d ? bits(*d, from, to - from, room) : room;
         int64_t i = from;
         for (; i + 32 <= to; i += 32)                      // whole lines of memory at a time
             _mm512_storeu_si512(out + i, (__m512i)_mm512_cvtne2ps_pbh(work(i + 16, b + (i + 16 - from), 0xffff), work(i, b + (i - from), 0xffff)));
@@ -127,21 +129,34 @@ extern "C" {
 int usable() { return has_bf16(); }
 
 void dropout(const bf16* x, bf16* out, int64_t n, const Dropout* d, int threads) {
-    pieces(out, n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) { return dropped(*d, load(x + i, m), b); });
+    pieces(out, n, d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) { return dropped(*d, load(x + i, m), b); });
 }
 
 void gelu_dropout(const bf16* x, bf16* out, int64_t n, const Dropout* d, int threads) {
-    pieces(out, n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) {
+    pieces(out, n, d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) {
         __m512 v = load(x + i, m), below, bell; normal(v, below, bell);
         return dropped(*d, _mm512_mul_ps(v, below), b);
     });
 }
 
-// `g`: of the output, the result: of the input; d(x below(x))/dx = below + x bell/sqrt(2 pi)
-void gelu_dropout_gradient(const bf16* x, const bf16* g, bf16* out, int64_t n, const Dropout* d, int threads) {
-    pieces(out, n, *d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) {
+// `g`: of the output, the result: of the input; d(x below(x))/dx = below + x bell/sqrt(2 pi). `again`, if not null: the output once more
+void gelu_dropout_gradient(const bf16* x, const bf16* g, bf16* out, bf16* again, int64_t n, const Dropout* d, int threads) {
+    pieces(out, n, d, threads, [=](int64_t i, const int16_t* b, __mmask16 m) {
         __m512 v = load(x + i, m), below, bell; normal(v, below, bell);
+        if (again) store(again + i, dropped(*d, _mm512_mul_ps(v, below), b), m);
         return _mm512_mul_ps(dropped(*d, load(g + i, m), b), _mm512_fmadd_ps(_mm512_mul_ps(v, bell), number(0.398942280f), below));
+    });
+}
+
+void silu(const bf16* x, bf16* out, int64_t n, const Dropout*, int threads) {
+    pieces(out, n, nullptr, threads, [=](int64_t i, const int16_t*, __mmask16 m) { const __m512 v = load(x + i, m); return _mm512_mul_ps(v, sigmoid(v)); });
+}
+
+void silu_gradient(const bf16* x, const bf16* g, bf16* out, bf16* again, int64_t n, const Dropout*, int threads) {
+    pieces(out, n, nullptr, threads, [=](int64_t i, const int16_t*, __mmask16 m) {
+        const __m512 v = load(x + i, m), s = sigmoid(v), y = _mm512_mul_ps(v, s);
+        if (again) store(again + i, y, m);
+        return _mm512_mul_ps(load(g + i, m), _mm512_fnmadd_ps(y, s, _mm512_add_ps(y, s)));                  // s + y - y s
     });
 }
 
@@ -169,8 +184,8 @@ void softmax_dropout(const bf16* x, bf16* out, int64_t rows, int columns, float 
     }
 }
 
-// With p the softmax and g what dropout lets through: scale p (g - sum of g p)
-void softmax_dropout_gradient(const bf16* x, const bf16* g, bf16* out, int64_t rows, int columns, float scale, const Dropout* d, int threads) {
+// With p the softmax and g what dropout lets through: scale p (g - sum of g p); `again` as above
+void softmax_dropout_gradient(const bf16* x, const bf16* g, bf16* out, bf16* again, int64_t rows, int columns, float scale, const Dropout* d, int threads) {
     #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < rows; i++) {
         static thread_local std::vector<float> p, let; static thread_local std::vector<int16_t> room;
@@ -181,10 +196,39 @@ void softmax_dropout_gradient(const bf16* x, const bf16* g, bf16* out, int64_t r
         for (int j = 0; j < columns; j += 16) {
             const __m512 v = dropped(*d, load(g + i*columns + j, upto(columns - j)), b + j);
             _mm512_storeu_ps(let.data() + j, v); sum = _mm512_fmadd_ps(v, _mm512_loadu_ps(p.data() + j), sum);
+            if (again) store(again + i*columns + j, dropped(*d, _mm512_mul_ps(_mm512_loadu_ps(p.data() + j), number(share)), b + j), upto(columns - j));
         }
         const __m512 mean = number(_mm512_reduce_add_ps(sum)*share), factor = number(scale*share);
         for (int j = 0; j < columns; j += 16)
             store(out + i*columns + j, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(p.data() + j), factor), _mm512_sub_ps(_mm512_loadu_ps(let.data() + j), mean)), upto(columns - j));
+    }
+}
+
+// Each column's sum
+void column_sums(const bf16* x, float* out, int64_t rows, int64_t columns, int threads) {
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t from = 0; from < columns; from += 256) {                                       // its sums stay in the nearest cache
+        const int64_t to = std::min(columns, from + 256);
+        std::fill(out + from, out + to, 0.f);
+        for (int64_t i = 0; i < rows; i += 8) for (int64_t j = from; j < to; j += 16) {
+            const __mmask16 m = upto(to - j);
+            __m512 sum = _mm512_maskz_loadu_ps(m, out + j);
+            for (int64_t k = i; k < std::min(rows, i + 8); k++) sum = _mm512_add_ps(sum, load(x + k*columns + j, m));
+            _mm512_mask_storeu_ps(out + j, m, sum);
+        }
+    }
+}
+
+// Past the caches where there is much: it is read much later
+void to_float(const bf16* x, float* out, int64_t n, int threads) {
+    const bool past = n > 1 << 20 && (uintptr_t)out % 64 == 0;
+    #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t from = 0; from < n; from += PIECE) {
+        for (int64_t i = from; i < std::min(n, from + PIECE); i += 16) {
+            const __mmask16 m = upto(n - i);
+            if (past && m == 0xffff) _mm512_stream_ps(out + i, load(x + i)); else _mm512_mask_storeu_ps(out + i, m, load(x + i, m));
+        }
+        _mm_sfence();
     }
 }
 

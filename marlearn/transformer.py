@@ -90,10 +90,12 @@ def block_kernels()->tuple[ctypes.CDLL|None, str]: # the library, or None; and w
     library, why = load_cpp('transformer')
     if library:
         address, elements, softmax = ctypes.c_void_p, [ctypes.c_int64], [ctypes.c_int64, ctypes.c_int, ctypes.c_float]
-        for name, arrays, sizes in (('dropout', 2, elements), ('gelu_dropout', 2, elements), ('gelu_dropout_gradient', 3, elements), ('softmax_dropout', 2, softmax), ('softmax_dropout_gradient', 3, softmax)):
+        for name, arrays, sizes in (('dropout', 2, elements), ('gelu_dropout', 2, elements), ('gelu_dropout_gradient', 4, elements), ('silu', 2, elements), ('silu_gradient', 4, elements),
+                                    ('softmax_dropout', 2, softmax), ('softmax_dropout_gradient', 4, softmax)):
             getattr(library, name).argtypes, getattr(library, name).restype = [address]*arrays + sizes + [address, ctypes.c_int], None
         for name, arrays in (('norm_float', 6), ('norm_half', 6), ('norm_float_gradient', 9), ('norm_half_gradient', 9)):
             getattr(library, name).argtypes, getattr(library, name).restype = [address]*arrays + [ctypes.c_int64, ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_int], None
+        library.to_float.argtypes, library.to_float.restype = [address]*2 + elements + [ctypes.c_int], None
     return library, why
 
 def in_one_pass(x:Tensor, p:float)->bool:
@@ -104,8 +106,16 @@ def _can(x): return x.device.type == 'cpu' and x.numel() > 0 and not torch.compi
 
 def _call(name, *inputs, sizes, dropout):
     out = torch.empty_like(inputs[0])
-    getattr(block_kernels()[0], name)(*(t.data_ptr() for t in (*inputs, out)), *sizes, ctypes.byref(dropout), torch.get_num_threads() if out.numel() > 2**13 else 1)
+    _run(name, *inputs, out, sizes=sizes, dropout=dropout)
     return out
+
+def _gradient(name, x, g, sizes, dropout, again=False): # of x; and, if asked, what the function made of x
+    out, made = torch.empty_like(x), torch.empty_like(x) if again else None
+    _run(f'{name}_gradient', x, g.contiguous(), out, made, sizes=sizes, dropout=dropout)
+    return (out, made) if again else out
+
+def _run(name, *arrays, sizes, dropout):
+    getattr(block_kernels()[0], name)(*(None if t is None else t.data_ptr() for t in arrays), *sizes, ctypes.byref(dropout), torch.get_num_threads() if arrays[0].numel() > 2**13 else 1)
 
 class OnePass(torch.autograd.Function):
     "A function of `transformer.cpp` and its gradient; keeps its input (dropout: nothing) and two random numbers"
@@ -118,8 +128,8 @@ class OnePass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        name = 'dropout' if ctx.name == 'dropout' else f'{ctx.name}_gradient'
-        return _call(name, *ctx.saved_tensors, g.contiguous(), sizes=ctx.sizes, dropout=ctx.dropout), *[None]*(2 + len(ctx.sizes))
+        g = _call('dropout', g.contiguous(), sizes=ctx.sizes, dropout=ctx.dropout) if ctx.name == 'dropout' else _gradient(ctx.name, *ctx.saved_tensors, g, ctx.sizes, ctx.dropout)
+        return g, *[None]*(2 + len(ctx.sizes))
 
 # %% ../nbs/06_transformer.ipynb #af25f8b3
 def dropout(
@@ -151,21 +161,17 @@ class AttentionPass(torch.autograd.Function):
     "Attention to everything, in bf16; keeps q, k, v and two random numbers, and makes the L x L weights again for the gradient (as FlashAttention does, Dao et al. 2022)"
     @staticmethod
     def forward(ctx, q, k, v, p):
+        q, k, v = (t.contiguous() for t in (q, k, v))      # once, not in each product
         ctx.save_for_backward(q, k, v)
-        ctx.dropout, ctx.scale = _Dropout.draw(p), q.shape[-1]**-.5
-        return AttentionPass.call(ctx, 'softmax_dropout', q @ k.transpose(-2, -1)) @ v
+        ctx.dropout, ctx.sizes = _Dropout.draw(p), (q.numel()//q.shape[-1], k.shape[-2], q.shape[-1]**-.5)
+        return _call('softmax_dropout', q @ k.transpose(-2, -1), sizes=ctx.sizes, dropout=ctx.dropout) @ v
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        q, k, v = ctx.saved_tensors
-        scores = q @ k.transpose(-2, -1)
-        gv = AttentionPass.call(ctx, 'softmax_dropout', scores).transpose(-2, -1) @ g
-        gscores = AttentionPass.call(ctx, 'softmax_dropout_gradient', scores, g @ v.transpose(-2, -1))
-        return gscores @ k, gscores.transpose(-2, -1) @ q, gv, None
-
-    @staticmethod
-    def call(ctx, name, *inputs): return _call(name, *inputs, sizes=(inputs[0].numel()//inputs[0].shape[-1], inputs[0].shape[-1], ctx.scale), dropout=ctx.dropout)
+        (q, k, v), g = ctx.saved_tensors, g.contiguous()
+        gscores, weights = _gradient('softmax_dropout', q @ k.transpose(-2, -1), g @ v.transpose(-2, -1), ctx.sizes, ctx.dropout, again=True)
+        return gscores @ k, gscores.transpose(-2, -1) @ q, weights.transpose(-2, -1) @ g, None
 
 def plain_attention(
     q:Tensor, k:Tensor, v:Tensor, # (B, heads, L, d); k and v may have more rows
@@ -222,27 +228,31 @@ class Norm(nn.LayerNorm):
 
 # %% ../nbs/06_transformer.ipynb #57bc16ca
 class _HalfLinear(torch.autograd.Function):
-    "x @ weight.T + bias in half precision, or with dropout(GELU(x)) for x; keeps x and the weight itself, no copy of it"
+    "x @ weight.T + bias in half precision, or with f(x) for x; keeps x and the weight itself, no copy of it"
     @staticmethod
-    def forward(ctx, x, weight, bias, dtype, p=None):      # p: dropout after GELU; None: neither
-        ctx.dtype, x, ctx.dropout = x.dtype, x.to(dtype), None if p is None else _Dropout.draw(p)
+    def forward(ctx, x, weight, bias, dtype, f=None, p=0.0): # f: 'gelu_dropout' (with p) or 'silu'
+        ctx.dtype, x, ctx.f, ctx.dropout = x.dtype, x.to(dtype), f, _Dropout.draw(p)
         ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(_HalfLinear.entering(ctx, x), weight.to(dtype), None if bias is None else bias.to(dtype), 'none', [], '')
-
-    @staticmethod
-    def entering(ctx, x): return x if ctx.dropout is None else _call('gelu_dropout', x, sizes=(x.numel(),), dropout=ctx.dropout)
+        if f: x = _call(f, x, sizes=(x.numel(),), dropout=ctx.dropout)
+        return torch.ops.mkldnn._linear_pointwise(x, weight.to(dtype), None if bias is None else bias.to(dtype), 'none', [], '')
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         (x, weight), (wants_x, wants_weight, wants_bias, *_), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
-        gweight = _summed_over_rows(flat(g), flat(_HalfLinear.entering(ctx, x)), weight.dtype) if wants_weight else None
         gx = g @ weight.to(g.dtype) if wants_x else None
-        if wants_x and ctx.dropout is not None: gx = _call('gelu_dropout_gradient', x, gx, sizes=(x.numel(),), dropout=ctx.dropout)
-        return gx.to(ctx.dtype) if wants_x else None, gweight, flat(g).sum(0).to(weight.dtype) if wants_bias else None, None, None
+        if ctx.f: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True)
+        gweight = _summed_over_rows(flat(g), flat(x), weight.dtype) if wants_weight else None
+        return gx.to(ctx.dtype) if wants_x else None, gweight, flat(g).sum(0).to(weight.dtype) if wants_bias else None, None, None, None
+
+def _to(t, dtype):
+    if not (t.dtype == torch.bfloat16 and dtype == torch.float32 and _can(t)): return t.to(dtype)
+    out = torch.empty(t.shape)
+    block_kernels()[0].to_float(t.contiguous().data_ptr(), out.data_ptr(), t.numel(), torch.get_num_threads())
+    return out
 
 def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many rows in two halves, which the library is quicker with
-    if len(a) < 6000 or len(a) % 2: return (a.t() @ b).to(dtype)
+    if len(a) < 6000 or len(a) % 2: return _to(a.t() @ b, dtype)
     halves = lambda t: t.view(2, len(t)//2, -1)
     return torch.bmm(halves(a).transpose(1, 2), halves(b)).sum(0, dtype=dtype)
 
@@ -269,7 +279,16 @@ class Linear(nn.Linear):
         p:float, # see `dropout`
     )->Tensor: # (..., outputs)
         "self(gelu_dropout(h, p)); where `transformer.cpp` serves, only h is kept: what enters the product is made again for the gradient"
-        return _HalfLinear.apply(h.contiguous(), self.weight, self.bias, h.dtype, p) if in_one_pass(h, p) and self.in_half(h) == h.dtype else self(gelu_dropout(h, p))
+        return self.after('gelu_dropout', h, p) if self.keeps_input_of(h, p) else self(gelu_dropout(h, p))
+
+    def after_silu(self,
+        h:Tensor, # (..., inputs)
+    )->Tensor: # (..., outputs)
+        "self(silu(h)), in the same way"
+        return self.after('silu', h) if self.keeps_input_of(h) else self(F.silu(h))
+
+    def keeps_input_of(self, h, p=0.0): return in_one_pass(h, p) and self.in_half(h) == h.dtype
+    def after(self, f, h, p=0.0): return _HalfLinear.apply(h.contiguous(), self.weight, self.bias, h.dtype, f, p)
 
 # %% ../nbs/06_transformer.ipynb #810b42ab
 class Attention(nn.Module):
