@@ -234,14 +234,18 @@ class _HalfLinear(torch.autograd.Function):
         ctx.dtype, x, ctx.f, ctx.dropout = x.dtype, x.to(dtype), f, _Dropout.draw(p)
         ctx.save_for_backward(x, weight)
         if f: x = _call(f, x, sizes=(x.numel(),), dropout=ctx.dropout)
-        return torch.ops.mkldnn._linear_pointwise(x, weight.to(dtype), None if bias is None else bias.to(dtype), 'none', [], '')
+        return torch.ops.mkldnn._linear_pointwise(x, _HalfLinear.laid_out(weight.to(dtype), x.numel()//x.shape[-1]), None if bias is None else bias.to(dtype), 'none', [], '')
+
+    @staticmethod
+    def laid_out(weight, rows):                            # in the blocks of the library's kernels, where rows are so many that it pays for a single call
+        return torch.ops.mkldnn._reorder_linear_weight(weight, rows) if rows >= max(1024, weight.shape[1]) and _reorders(weight.dtype) else weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         (x, weight), (wants_x, wants_weight, wants_bias, *_), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
         gx = g @ weight.to(g.dtype) if wants_x else None
-        if ctx.f: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True)
+        if ctx.f: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True) if wants_x else (None, _call(ctx.f, x, sizes=(x.numel(),), dropout=ctx.dropout))
         gweight = _summed_over_rows(flat(g), flat(x), weight.dtype) if wants_weight else None
         return gx.to(ctx.dtype) if wants_x else None, gweight, flat(g).sum(0).to(weight.dtype) if wants_bias else None, None, None, None
 
@@ -259,6 +263,11 @@ def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many r
 @lru_cache
 def _adds_the_bias(dtype): # has this build, on this processor, the kernel that `_HalfLinear` calls?
     try: torch.ops.mkldnn._linear_pointwise(torch.zeros(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype), None, 'none', [], ''); return True
+    except (AttributeError, RuntimeError): return False
+
+@lru_cache
+def _reorders(dtype): # and the one that lays weights out?
+    try: torch.ops.mkldnn._reorder_linear_weight(torch.zeros(1, 1, dtype=dtype), 1); return True
     except (AttributeError, RuntimeError): return False
 
 class Linear(nn.Linear):
