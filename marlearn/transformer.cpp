@@ -65,6 +65,10 @@ static __m512 from(const float* p) { return _mm512_loadu_ps(p); }
 static __m512 from(const bf16* p) { return load(p); }
 static void to(float* p, __m512 low, __m512 high) { _mm512_storeu_ps(p, low); _mm512_storeu_ps(p + 16, high); }
 static void to(bf16* p, __m512 low, __m512 high) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low)); }      // whole lines of memory at a time
+// Rows farther on, asked for before they are needed: several arrays at once are more than the processor foresees
+static const int AHEAD = 8;
+template<class T> static void ahead(const T* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+template<class T> static void ahead(const T* row, int64_t stride, int columns) { for (int j = 0; j < columns; j += 64/(int)sizeof(T)) ahead(row + AHEAD*stride + j); }
 template<class T, class Work>
 static void row(T* out, int columns, Work work) { for (int j = 0; j < columns; j += 32) { const __m512 low = work(j); to(out + j, low, work(j + 16)); } }
 
@@ -85,6 +89,8 @@ static void norm(const T* x, const float* weight, const float* bias, const bf16*
     for (int64_t i = 0; i < rows; i++) {
         static thread_local std::vector<float> room; room.resize(columns);
         float* n = room.data();
+        ahead(x + i*columns, columns, columns);
+        if (scale) { ahead(scale + i*stride, stride, columns); ahead(shift + i*stride, stride, columns); }
         norm_row(x + i*columns, n, columns, eps);
         row(out + i*columns, columns, [&](int j) {
             __m512 v = _mm512_loadu_ps(n + j);
@@ -103,6 +109,8 @@ static void norm_gradient(const T* x, const float* weight, const float* bias, co
         std::vector<float> room(2*columns);
         float *n = room.data(), *gn = n + columns, *gw = gweight + (int64_t)t*columns, *gb = gbias + (int64_t)t*columns;
         for (int64_t i = rows*t/threads; i < rows*(t + 1)/threads; i++) {
+            ahead(x + i*columns, columns, columns); ahead(g + i*columns, columns, columns);
+            if (scale) ahead(scale + i*stride, stride, columns);
             const __m512 factor = norm_row(x + i*columns, n, columns, eps);
             if (scale) row(gscale + i*columns, columns, [&](int j) {
                 const __m512 v = _mm512_loadu_ps(n + j);
@@ -206,17 +214,19 @@ void softmax_dropout_gradient(const bf16* x, const bf16* g, bf16* out, bf16* aga
 
 // Each column's sum
 void column_sums(const bf16* x, float* out, int64_t rows, int64_t columns, int threads) {
+    std::vector<float> sums(threads*columns);
     #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t from = 0; from < columns; from += 256) {                                       // its sums stay in the nearest cache
-        const int64_t to = std::min(columns, from + 256);
-        std::fill(out + from, out + to, 0.f);
-        for (int64_t i = 0; i < rows; i += 8) for (int64_t j = from; j < to; j += 16) {
-            const __mmask16 m = upto(to - j);
-            __m512 sum = _mm512_maskz_loadu_ps(m, out + j);
-            for (int64_t k = i; k < std::min(rows, i + 8); k++) sum = _mm512_add_ps(sum, load(x + k*columns + j, m));
-            _mm512_mask_storeu_ps(out + j, m, sum);
+    for (int t = 0; t < threads; t++) {
+        float* s = sums.data() + t*columns;
+        const int64_t first = rows*t/threads, last = rows*(t + 1)/threads;
+        for (int64_t i = first; i < last; i += 4) for (int64_t j = 0; j < columns; j += 16) {
+            const __mmask16 m = upto(columns - j);
+            __m512 sum = _mm512_maskz_loadu_ps(m, s + j);
+            for (int64_t k = i; k < std::min(last, i + 4); k++) { ahead(x + (k + AHEAD)*columns + j); sum = _mm512_add_ps(sum, load(x + k*columns + j, m)); }
+            _mm512_mask_storeu_ps(s + j, m, sum);
         }
     }
+    for (int64_t j = 0; j < columns; j++) { out[j] = 0; for (int t = 0; t < threads; t++) out[j] += sums[t*columns + j]; }
 }
 
 // Past the caches where there is much: it is read much later

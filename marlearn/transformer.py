@@ -95,7 +95,7 @@ def block_kernels()->tuple[ctypes.CDLL|None, str]: # the library, or None; and w
             getattr(library, name).argtypes, getattr(library, name).restype = [address]*arrays + sizes + [address, ctypes.c_int], None
         for name, arrays in (('norm_float', 6), ('norm_half', 6), ('norm_float_gradient', 9), ('norm_half_gradient', 9)):
             getattr(library, name).argtypes, getattr(library, name).restype = [address]*arrays + [ctypes.c_int64, ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_int], None
-        library.to_float.argtypes, library.to_float.restype = [address]*2 + elements + [ctypes.c_int], None
+        for name, sizes in (('to_float', 1), ('column_sums', 2)): getattr(library, name).argtypes, getattr(library, name).restype = [address]*2 + elements*sizes + [ctypes.c_int], None
     return library, why
 
 def in_one_pass(x:Tensor, p:float)->bool:
@@ -247,12 +247,15 @@ class _HalfLinear(torch.autograd.Function):
         gx = g @ weight.to(g.dtype) if wants_x else None
         if ctx.f: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True) if wants_x else (None, _call(ctx.f, x, sizes=(x.numel(),), dropout=ctx.dropout))
         gweight = _summed_over_rows(flat(g), flat(x), weight.dtype) if wants_weight else None
-        return gx.to(ctx.dtype) if wants_x else None, gweight, flat(g).sum(0).to(weight.dtype) if wants_bias else None, None, None, None
+        return gx.to(ctx.dtype) if wants_x else None, gweight, _column_sums(flat(g), weight.dtype) if wants_bias else None, None, None, None
 
-def _to(t, dtype):
-    if not (t.dtype == torch.bfloat16 and dtype == torch.float32 and _can(t)): return t.to(dtype)
-    out = torch.empty(t.shape)
-    block_kernels()[0].to_float(t.contiguous().data_ptr(), out.data_ptr(), t.numel(), torch.get_num_threads())
+def _to(t, dtype): return _in_float('to_float', t.contiguous(), t.shape, t.numel()) if _half_to_float(t, dtype) else t.to(dtype)
+def _column_sums(t, dtype): return _in_float('column_sums', t.contiguous(), t.shape[1:], *t.shape) if _half_to_float(t, dtype) else t.sum(0).to(dtype)
+def _half_to_float(t, dtype): return t.dtype == torch.bfloat16 and dtype == torch.float32 and _can(t)
+
+def _in_float(name, t, shape, *sizes):
+    out = torch.empty(shape)
+    getattr(block_kernels()[0], name)(t.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads())
     return out
 
 def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many rows in two halves, which the library is quicker with
