@@ -489,9 +489,9 @@ def lighter(
     again, plain = [(m, 'forward') for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else [], []
     if parts and not on:
         attentions, mlps, heads = ([m for m in model.modules() if isinstance(m, kind)] for kind in (Attention, MLP, HeadBlock))
-        if dtype == torch.bfloat16 and next(model.parameters()).device.type == 'cpu' and block_kernels()[0]: attentions, mlps = [], []     # do so by themselves (lesson 06)
-        again = [(m, 'attend') for m in attentions] + [(m, 'from_hidden') for m in mlps + heads] + [(m, 'to_hidden') for m in heads]
-        plain = [m.down for m in mlps + heads] + [m.up for m in heads]
+        by_themselves = dtype == torch.bfloat16 and next(model.parameters()).device.type == 'cpu' and block_kernels()[0] is not None     # attention, GELU and SiLU (lesson 06)
+        again = [(m, 'to_hidden') for m in heads] + ([] if by_themselves else [(m, 'attend') for m in attentions] + [(m, 'from_hidden') for m in mlps + heads])
+        plain = [m.up for m in heads] + ([] if by_themselves else [m.down for m in mlps + heads])
     for m, name in again: setattr(m, name, functools.partial(checkpoint, getattr(m, name), use_reentrant=False))
     for layer in plain: layer.ours = False                 # PyTorch's keeps its input before it multiplies: there the second time ends, without the product
     try: yield

@@ -1,5 +1,5 @@
 // What stands between a transformer block's products, one pass each instead of a dozen: GELU with dropout, softmax with
-// dropout, dropout, LayerNorm with what follows it, and their gradients. For processors with bf16 in AVX-512.
+// dropout, dropout, SiLU, LayerNorm with what follows it, and their gradients. For processors with bf16 in AVX-512.
 //
 // Nothing random is stored: a gradient makes the same bits again from the same two numbers, as `random_bits` in lesson 06
 // does in many passes. Numbers are bf16 in memory and float32 in between. Compiled and loaded by `load_cpp` in transformer.py.
@@ -19,7 +19,10 @@ static void normal(__m512 x, __m512& below, __m512& bell) {
     below = _mm512_mask_sub_ps(half_tail, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), number(1.f), half_tail);
 }
 
-static __m512 sigmoid(__m512 x) { return _mm512_div_ps(number(1.f), _mm512_add_ps(number(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)))); }
+static __m512 sigmoid(__m512 x) {
+    const __m512 s = _mm512_div_ps(number(1.f), _mm512_add_ps(number(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, number(-87.f), _CMP_NLT_UQ), s);        // farther out it is zero: `exponential` stops there
+}
 
 struct Dropout {                                           // as `_Dropout` in transformer.py fills it in
     uint32_t start[2];                                     // `random_bits` begins with them
@@ -164,7 +167,7 @@ void silu_gradient(const bf16* x, const bf16* g, bf16* out, bf16* again, int64_t
     pieces(out, n, nullptr, threads, [=](int64_t i, const int16_t*, __mmask16 m) {
         const __m512 v = load(x + i, m), s = sigmoid(v), y = _mm512_mul_ps(v, s);
         if (again) store(again + i, y, m);
-        return _mm512_mul_ps(load(g + i, m), _mm512_fnmadd_ps(y, s, _mm512_add_ps(y, s)));                  // s + y - y s
+        return _mm512_mul_ps(load(g + i, m), _mm512_fmadd_ps(y, _mm512_sub_ps(number(1.f), s), s));          // s + y (1 - s)
     });
 }
 

@@ -237,8 +237,8 @@ class _HalfLinear(torch.autograd.Function):
         return torch.ops.mkldnn._linear_pointwise(x, _HalfLinear.laid_out(weight.to(dtype), x.numel()//x.shape[-1]), None if bias is None else bias.to(dtype), 'none', [], '')
 
     @staticmethod
-    def laid_out(weight, rows):                            # in the blocks of the library's kernels, where rows are so many that it pays for a single call
-        return torch.ops.mkldnn._reorder_linear_weight(weight, rows) if rows >= max(1024, weight.shape[1]) and _reorders(weight.dtype) else weight
+    def laid_out(weight, rows):                            # in the blocks of the library's kernels, where rows are so many that it pays for a single product
+        return torch.ops.mkldnn._reorder_linear_weight(weight, rows) if rows >= max(1024, 2*weight.shape[1]) and _reorders(weight.dtype) else weight
 
     @staticmethod
     @once_differentiable

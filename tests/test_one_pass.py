@@ -186,13 +186,57 @@ def test_attention_that_makes_its_weights_again(p):
     torch.manual_seed(5); assert far(transformer.plain_attention(q, k, v, p=p), out) < .01
     for a, b in zip(leaves, exact): assert far(a.grad, b.grad) < .015
 
-@pytest.mark.parametrize('p', [0.0, .1])
-def test_gelu_and_product_that_keep_the_hidden_rows_only(p):
-    torch.manual_seed(0); layer, h, g = transformer.Linear(96, 40), numbers(5, 30, 96).requires_grad_(), numbers(5, 30, 40, seed=1)
+AFTER = {'gelu': (lambda layer, h: layer.after_gelu(h, 0.0), F.gelu, 0.0), 'gelu and dropout': (lambda layer, h: layer.after_gelu(h, .1), F.gelu, .1), 'silu': (lambda layer, h: layer.after_silu(h), F.silu, 0.0)}
+
+@pytest.mark.parametrize('name', AFTER)
+@pytest.mark.parametrize('wants', ['everything', 'hidden rows', 'weights'])
+def test_a_function_and_a_product_that_keep_the_hidden_rows_only(name, wants):
+    after, f, p = AFTER[name]
+    torch.manual_seed(0); layer, h, g, kept = transformer.Linear(96, 40), numbers(5, 31, 96).requires_grad_(wants != 'weights'), numbers(5, 31, 40, seed=1), []
+    layer.requires_grad_(wants != 'hidden rows')
     torch.manual_seed(5)
-    with torch.autocast('cpu', torch.bfloat16): y = layer.after_gelu(h, p)
+    with torch.autocast('cpu', torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t): y = after(layer, h)
     y.backward(g)
+    assert set(kept) == {h.data_ptr(), layer.weight.data_ptr()}
     h64, exact = h.detach().double().requires_grad_(), nn.Linear(96, 40).double(); exact.load_state_dict(layer.state_dict())
-    z = exact(F.gelu(h64)*masked(p, h.shape, 5).double()); z.backward(g.double())
+    z = exact(f(h64)*masked(p, h.shape, 5).double()); z.backward(g.double())
     assert far(y, z) < .01
-    for a, b in ((h, h64), (layer.weight, exact.weight), (layer.bias, exact.bias)): assert far(a.grad, b.grad) < .015
+    for a, b in ((h, h64), (layer.weight, exact.weight), (layer.bias, exact.bias)):
+        if a.requires_grad: assert far(a.grad, b.grad) < .015
+        else: assert a.grad is None
+
+def test_silu_of_every_number():
+    "All 65536 of them, through a product with one"
+    x = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    x, one = x[x.isfinite()].clone().unsqueeze(1).requires_grad_(), transformer.Linear(1, 1, bias=False)
+    nn.init.ones_(one.weight)
+    with torch.autocast('cpu', torch.bfloat16): y = one.after_silu(x)
+    y.sum().backward()
+    x64 = x.detach().double().requires_grad_(); y64 = F.silu(x64); y64.sum().backward()
+    for ours, exact, more in ((y, y64, 1e-30), (x.grad, x64.grad, 1e-5)):
+        assert ((ours.double() - exact).abs() < 2**-8*exact.abs() + more).all()
+
+@pytest.mark.parametrize('shape', [(1, 1), (3, 7), (1, 33), (9, 100), (5, 4096), (1037, 48), (700, 3000)])
+def test_sums_of_columns_and_numbers_in_full_precision(shape):
+    "Half precision to full: exactly; at every number of threads"
+    x, threads = numbers(*shape), torch.get_num_threads()
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            full, sums = transformer._to(x, torch.float32), transformer._column_sums(x, torch.float32)
+            assert full.dtype == sums.dtype == torch.float32 and torch.equal(full, x.float())
+            assert sums.shape == shape[1:] and torch.allclose(sums.double(), x.double().sum(0), rtol=0, atol=1e-6*x.double().abs().sum(0).max().item())
+    finally: torch.set_num_threads(threads)
+    assert torch.equal(transformer._to(x.t(), torch.float32), x.t().float()) and torch.equal(transformer._to(x, torch.bfloat16), x)
+
+@pytest.mark.parametrize('rows', [1, 1023, 1024, 1500])
+@pytest.mark.parametrize('sizes', [(48, 80), (700, 65)])
+def test_weights_laid_out_for_many_rows_give_the_same(rows, sizes, monkeypatch):
+    "Where they are laid out and where not; the result is what it is without"
+    torch.manual_seed(0); layer, x, found, calls = transformer.Linear(*sizes), torch.randn(rows, sizes[0]), [], []
+    if not transformer._reorders(torch.bfloat16): pytest.skip('this build cannot')
+    for can in (True, False):
+        monkeypatch.setattr(transformer, '_reorders', lambda dtype: calls.append(can) or can)
+        with torch.autocast('cpu', torch.bfloat16): found.append(layer(x))
+    assert far(*found) < 1e-3 and far(found[0], F.linear(x, layer.weight, layer.bias)) < .01
+    assert bool(calls) == (rows >= max(1024, 2*sizes[0]))
