@@ -42,11 +42,11 @@ def known_tokens(name, batch, device, seed=0):
     make_order(c.order, batch, c.n_tokens, g, torch.device(device))
     return draw_n_known(c.n_tokens, g, c.min_mask_ratio, c.mask_std)
 
-def peak_memory(name, mode, batch, device)->float:
-    "Bytes of one step in a process of its own (on a processor: resident; on a GPU: allocated)"
+def peak_memory(name, mode, batch, device, tries=3)->list[float]:
+    "Bytes of one step, each time in a process of its own (on a processor: resident, which varies by some percent with where the system puts the process; on a GPU: allocated)"
     code = f"import benchmarks.train as t; t.report_memory({name!r}, {mode!r}, {batch}, {device!r})"
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
-    return float(out.stdout.split()[-1])
+    def once(): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1]).stdout
+    return [float(once().split()[-1]) for _ in range(tries)]
 
 def report_memory(name, mode, batch, device):
     step = work(name, mode, batch, device)
@@ -60,7 +60,7 @@ def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     "One model's rows of the table"
     from marlearn import plan as flops                                          # here: the processes whose memory is measured need not load what it imports
     modes = ['plain', 'fast', *RECOMPUTED] + ['fast, compiled']*compiled
-    memory = {mode: peak_memory(name, mode, batch, device)/1e9 if memory else None for mode in modes}      # first: later this process is large itself
+    memory = {mode: spread([b/1e9 for b in peak_memory(name, mode, batch, device)]) if memory else None for mode in modes}      # first: later this process is large itself
     fast = work(name, 'fast', batch, device)                                    # one model for three of its modes: more would not fit
     cases = {'plain': work(name, 'plain', batch, device), 'fast': fast} | {mode: lambda how=how: fast(how) for mode, how in RECOMPUTED.items()} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
     seconds, rows = side_by_side(cases, repeats, device, before=2), []            # as in a run, where a step follows its like
@@ -69,7 +69,7 @@ def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
         s = spread(all_seconds)
         rows.append({'model': name, 'mode': mode, 'batch': batch, 'parameters': count_parameters(ImageModel(MODELS[name])), 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'],
                      'images_per_second': batch/s['median'], 'flops_necessary': necessary, 'gflops_per_second': necessary/s['median']/1e9, 'share_of_peak': necessary/s['median']/highest,
-                     'peak_memory_gb': memory[mode], 'all_seconds': all_seconds})
+                     'peak_memory_gb': memory[mode] and memory[mode]['median'], 'peak_memory_gb_spread': memory[mode], 'all_seconds': all_seconds})
     return rows
 
 if __name__ == '__main__':
