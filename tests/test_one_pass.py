@@ -64,6 +64,8 @@ def test_nan_stays():
     x = numbers(4, 40); x[2, 7] = torch.nan
     assert gelu_dropout(x, 0.0).isnan().nonzero().tolist() == [[2, 7]]
     assert softmax_dropout(x, 0.0).isnan().any(1).tolist() == [False, False, True, False]
+    layer = transformer.Linear(40, 3)
+    with torch.autocast('cpu', torch.bfloat16): assert layer.after_silu(x).isnan().any(1).tolist() == [False, False, True, False]
 
 def test_any_number_of_threads():
     threads, found = torch.get_num_threads(), []
