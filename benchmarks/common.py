@@ -1,5 +1,5 @@
 "The models that are timed, the machine's peak, timing side by side, and where results go"
-import gc, json, platform, resource, statistics, subprocess, time
+import gc, json, platform, resource, statistics, subprocess, sys, time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -74,6 +74,20 @@ def peak(
         stop = time.perf_counter() + seconds
         while time.perf_counter() < stop: best = max(best, 2*n**3/timed(lambda: F.linear(a, w), device))
     return best
+
+def peak_memory(
+    code:str, # Python, run in a process of its own, whose last line of output is a number of bytes: see `report_memory`
+    tries:int=3, # a processor's resident memory varies by some percent with where the system puts the process
+)->dict: # GB: median, min, max
+    run = lambda: subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return spread([float(run().split()[-1])/1e9 for _ in range(tries)])
+
+def report_memory(device):
+    "Print the most that this process has held so far (on a processor: resident; on a GPU: allocated)"
+    if torch.device(device).type == 'cuda': print(torch.cuda.max_memory_allocated(device))
+    elif (status := Path('/proc/self/status')).exists():                   # of this process alone; getrusage would remember the parent's
+        print(1024*int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]))
+    else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
 
 def table(rows:list[dict], columns:list[str])->str:
     "Rows as aligned text"

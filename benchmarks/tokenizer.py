@@ -2,10 +2,11 @@
 import argparse, sys
 from pathlib import Path
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, pretrained
 from marlearn.train import autocast, pick_device, pick_precision
 from marlearn.vae import VAE, kl16
-from .common import commit, machine, peak, side_by_side, spread, table, write
+from .common import commit, machine, peak, peak_memory, report_memory, side_by_side, spread, table, write
 
 def make(name, device):
     "A tokenizer and the side of its pictures"
@@ -14,19 +15,34 @@ def make(name, device):
     return KLTokenizer(VAE(kl16()).eval(), scale=0.2325).to(device), 256
 
 @torch.no_grad()
-def measure(name, batch, repeats, device):
-    "Rows of the table"
-    (tokenizer, side), dtype, rows = make(name, device), pick_precision(device)[0], []
+def cases(name, batch, device):
+    "What is done -> mode -> a function that does it; and the side of the pictures"
+    (tokenizer, side), dtype = make(name, device), pick_precision(device)[0]
     images = torch.rand(batch, 3, side, side, device=device)*2 - 1
-    tokens = tokenizer.moments(images)[0]
+    tokens = torch.randn(batch, *tokenizer.moments(images[:1])[0].shape[1:], device=device)
     last = images.contiguous(memory_format=torch.channels_last)
     def fast(work):
         with autocast(device, dtype): return work()
-    for what, plain, quick in (('encode', lambda: tokenizer.moments(images), lambda: tokenizer.moments(last)), ('decode', lambda: tokenizer.decode(tokens), lambda: tokenizer.decode(tokens))):
-        seconds = side_by_side({'plain': plain, 'fast': lambda: fast(quick)}, repeats, device)
+    encode, decode = lambda pictures: tokenizer.moments(pictures), lambda: tokenizer.decode(tokens)
+    return {'encode': {'plain': lambda: encode(images), 'fast': lambda: fast(lambda: encode(last))}, 'decode': {'plain': decode, 'fast': lambda: fast(decode)}}, side
+
+@torch.no_grad()
+def remember(name, what, mode, batch, device):
+    "The memory that it takes"
+    cases(name, batch, device)[0][what][mode]()
+    report_memory(device)
+
+@torch.no_grad()
+def measure(name, batch, repeats, device, highest, memory=True):
+    "Rows of the table"
+    (work, side), rows = cases(name, batch, device), []
+    for what, modes in work.items():
+        with FlopCounterMode(display=False) as counter: modes['plain']()
+        seconds, flops = side_by_side(modes, repeats, device), counter.get_total_flops()
         for mode, all_seconds in seconds.items():
-            s = spread(all_seconds)
-            rows.append({'tokenizer': name, 'what': what, 'mode': mode, 'batch': batch, 'side': side, 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'], 'images_per_second': batch/s['median'], 'all_seconds': all_seconds})
+            s, held = spread(all_seconds), peak_memory(f"import benchmarks.tokenizer as t; t.remember({name!r}, {what!r}, {mode!r}, {batch}, {device!r})", min(3, repeats)) if memory else None
+            rows.append({'tokenizer': name, 'what': what, 'mode': mode, 'batch': batch, 'side': side, 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'], 'seconds_per_image': s['median']/batch, 'images_per_second': batch/s['median'],
+                         'flops': flops, 'gflops_per_second': flops/s['median']/1e9, 'share_of_peak': flops/s['median']/highest, 'peak_memory_gb': held and held['median'], 'peak_memory_gb_spread': held, 'all_seconds': all_seconds})
     return rows
 
 if __name__ == '__main__':
@@ -39,6 +55,6 @@ if __name__ == '__main__':
     args = parser.parse_args()
     dtype, _ = pick_precision(args.device)
     highest, rows = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}, []
-    for name in args.tokenizer: rows += measure(name, args.batch or {'shipped': 250, 'kl16': 1}[name], args.repeats, args.device)
-    print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 'images/s': r['images_per_second']} for r in rows], ['tokenizer', 'what', 'mode', 'seconds', 'x plain', 'images/s']))
+    for name in args.tokenizer: rows += measure(name, args.batch or {'shipped': 250, 'kl16': 1}[name], args.repeats, args.device, max(highest.values()))
+    print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 'images/s': r['images_per_second'], 'of peak': r['share_of_peak'], 'memory GB': r['peak_memory_gb']} for r in rows], ['tokenizer', 'what', 'mode', 'seconds', 'x plain', 'images/s', 'of peak', 'memory GB']))
     write({'what': 'pictures to tokens and back', 'command': ' '.join(['python -m benchmarks.tokenizer', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

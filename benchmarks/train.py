@@ -1,11 +1,11 @@
 """Training steps, plain and fast side by side"""
-import argparse, copy, resource, subprocess, sys, json
+import argparse, copy, sys
 from pathlib import Path
 import torch
 from marlearn.mar import ImageModel, count_parameters
 from marlearn.train import EMA, TrainConfig, faster, keep_memory, lighter, make_optimizer, pick_device, pick_precision, step_generator, train_step
 from . import plain
-from .common import MODELS, commit, machine, peak, side_by_side, spread, table, write
+from .common import MODELS, commit, machine, peak, peak_memory, report_memory, side_by_side, spread, table, write
 
 RECOMPUTED = {'fast, parts recomputed': {'on': False, 'parts': True}, 'fast, recomputed': {'on': True}}      # how `lighter` is told
 BATCH = {'tiny': 8, 'toy': 64, 'mar-b': 4, 'mar-l': 4, 'mar-h': 2}
@@ -42,25 +42,17 @@ def known_tokens(name, batch, device, seed=0):
     make_order(c.order, batch, c.n_tokens, g, torch.device(device))
     return draw_n_known(c.n_tokens, g, c.min_mask_ratio, c.mask_std)
 
-def peak_memory(name, mode, batch, device, tries=3)->list[float]:
-    "Bytes of one step, each time in a process of its own (on a processor: resident, which varies by some percent with where the system puts the process; on a GPU: allocated)"
-    code = f"import benchmarks.train as t; t.report_memory({name!r}, {mode!r}, {batch}, {device!r})"
-    def once(): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1]).stdout
-    return [float(once().split()[-1]) for _ in range(tries)]
-
-def report_memory(name, mode, batch, device):
+def remember(name, mode, batch, device):
+    "Two steps, and the memory that they took"
     step = work(name, mode, batch, device)
     for _ in range(2): step()
-    if torch.device(device).type == 'cuda': print(torch.cuda.max_memory_allocated(device))
-    elif (status := Path('/proc/self/status')).exists():                        # of this process alone; getrusage would remember the parent's
-        print(1024*int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]))
-    else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
+    report_memory(device)
 
 def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     "One model's rows of the table"
     from marlearn import plan as flops                                          # here: the processes whose memory is measured need not load what it imports
     modes = ['plain', 'fast', *RECOMPUTED] + ['fast, compiled']*compiled
-    memory = {mode: spread([b/1e9 for b in peak_memory(name, mode, batch, device)]) if memory else None for mode in modes}      # first: later this process is large itself
+    memory = {mode: peak_memory(f"import benchmarks.train as t; t.remember({name!r}, {mode!r}, {batch}, {device!r})", min(3, repeats)) if memory else None for mode in modes}      # first: later this process is large itself
     fast = work(name, 'fast', batch, device)                                    # one model for three of its modes: more would not fit
     cases = {'plain': work(name, 'plain', batch, device), 'fast': fast} | {mode: lambda how=how: fast(how) for mode, how in RECOMPUTED.items()} | ({'fast, compiled': work(name, 'fast, compiled', batch, device)} if compiled else {})
     seconds, rows = side_by_side(cases, repeats, device, before=2), []            # as in a run, where a step follows its like

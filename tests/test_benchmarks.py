@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain, sample, train
 from marlearn import plan as flops
-from benchmarks.common import MODELS, peak, side_by_side, table
+from benchmarks.common import MODELS, peak, peak_memory, side_by_side, table
 from marlearn.generate import generate
 from marlearn.orders import draw_n_known, make_order
 
@@ -78,12 +78,22 @@ def test_side_by_side_takes_turns():
 def test_peak_is_above_what_any_part_of_it_reaches():
     assert peak(torch.float32, 'cpu', sizes=(256,), seconds=.1) > 1e8
 
-@pytest.mark.parametrize('what', ['train', 'sample', 'tokenizer'])
-def test_benchmark_runs_and_writes_its_result(what, tmp_path):
+@pytest.mark.parametrize('what, repeats', [('train', 1), ('sample', 1), ('tokenizer', 2)])
+def test_benchmark_runs_and_writes_its_result(what, repeats, tmp_path):
     more = ['--model', 'tiny'] if what != 'tokenizer' else ['--batch', '8']
-    subprocess.run([sys.executable, '-m', f'benchmarks.{what}', *more, '--repeats', '2', '--device', 'cpu', '--out', str(tmp_path/'r.json')], check=True, cwd=ROOT, capture_output=True)
+    subprocess.run([sys.executable, '-m', f'benchmarks.{what}', *more, '--repeats', str(repeats), '--device', 'cpu', '--out', str(tmp_path/'r.json')], check=True, cwd=ROOT, capture_output=True)
     result = json.loads((tmp_path/'r.json').read_text())
     assert {'machine', 'commit', 'command', 'rows', 'peak_flops'} <= result.keys()
     for row in result['rows']:
-        assert row['seconds']['min'] <= row['seconds']['median'] <= row['seconds']['max'] and len(row['all_seconds']) == 2
+        assert row['seconds']['min'] <= row['seconds']['median'] <= row['seconds']['max'] and len(row['all_seconds']) == repeats
         if row['mode'] == 'plain': assert row['ratio'] == 1
+        held = row['peak_memory_gb_spread']
+        assert .1 < held['min'] <= row['peak_memory_gb'] == held['median'] <= held['max'] < 10 and row['images_per_second'] == row['batch']/row['seconds']['median']
+        if row['mode'] != 'approximate': assert 0 < row['share_of_peak'] < 1 and row['share_of_peak'] == pytest.approx(1e9*row['gflops_per_second']/max(result['peak_flops'].values()))
+
+def test_peak_memory_is_that_of_the_process_and_at_its_highest():
+    "64 million numbers, freed before anybody looks"
+    code = lambda n: f"import torch; from benchmarks.common import report_memory; torch.ones({n}).sum(); report_memory('cpu')"
+    small, large = peak_memory(code(1), tries=1)['median'], peak_memory(code(64_000_000), tries=1)['median']
+    assert .25 < large - small < .28
+    with pytest.raises(subprocess.CalledProcessError): peak_memory('raise SystemExit(1)', tries=1)
