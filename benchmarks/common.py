@@ -75,6 +75,20 @@ def peak(
         while time.perf_counter() < stop: best = max(best, 2*n**3/timed(lambda: F.linear(a, w), device))
     return best
 
+def peaks(
+    device,
+    before:dict|None=None, # from an earlier call: the higher counts, for a machine's speed changes by the minute
+)->dict: # FLOP/s by the name of the type
+    "`peak` in float32 and in the type that the fast way uses; said aloud"
+    dtype, _ = pick_precision(device)
+    found = {k: max(peak(d, device), (before or {}).get(k, 0.0)) for k, d in {'fp32': torch.float32, str(dtype).removeprefix('torch.'): dtype}.items()}
+    print(f"matrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in found.items())}")
+    return found
+
+def set_shares(rows:list[dict], highest:dict):
+    "What of the highest peak each row reaches, where its operations are counted"
+    for r in rows: r['share_of_peak'] = None if r['gflops_per_second'] is None else 1e9*r['gflops_per_second']/max(highest.values())
+
 def peak_memory(
     code:str, # Python, run in a process of its own, whose last line of output is a number of bytes: see `report_memory`
     tries:int=3, # a processor's resident memory varies by some percent with where the system puts the process

@@ -8,7 +8,7 @@ from marlearn.mar import ImageModel
 from marlearn.train import autocast, pick_device, pick_precision
 from marlearn import plan as flops
 from . import plain
-from .common import MODELS, commit, machine, peak, peak_memory, report_memory, side_by_side, spread, table, write
+from .common import MODELS, commit, machine, peak_memory, peaks, report_memory, set_shares, side_by_side, spread, table, write
 
 BATCH = {'tiny': 4, 'toy': 16, 'mar-b': 2, 'mar-l': 2, 'mar-h': 1}
 GUIDANCE = {'tiny': (1.0, 3.0), 'toy': (1.0, 3.0), 'mar-b': (2.9,), 'mar-l': (2.9,), 'mar-h': (2.9,)}
@@ -36,7 +36,7 @@ def remember(name, mode, batch, scale, device, ar_steps):
     cases(name, batch, scale, device, ar_steps, diff_steps=5, compiled='compiled' in mode)[mode]()
     report_memory(device)
 
-def measure(name, batch, scale, repeats, device, highest, ar_steps=16, diff_steps=100, memory=True, compiled=False):
+def measure(name, batch, scale, repeats, device, ar_steps=16, diff_steps=100, memory=True, compiled=False):
     "One setting's rows of the table"
     run = cases(name, batch, scale, device, ar_steps, diff_steps, compiled=compiled)
     memory = {mode: peak_memory(f"import benchmarks.sample as s; s.remember({name!r}, {mode!r}, {batch}, {scale}, {device!r}, {ar_steps})", min(3, repeats)) if memory else None for mode in run}
@@ -46,7 +46,7 @@ def measure(name, batch, scale, repeats, device, highest, ar_steps=16, diff_step
         s, exact = spread(all_seconds), mode != 'approximate'
         rows.append({'model': name, 'mode': mode, 'batch': batch, 'cfg_scale': scale} | ({'ar_steps': ar_steps, 'diff_steps': diff_steps} if exact else APPROXIMATE) |
                     {'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'], 'seconds_per_image': s['median']/batch, 'images_per_second': batch/s['median'],
-                     'flops_necessary': necessary if exact else None, 'gflops_per_second': necessary/s['median']/1e9 if exact else None, 'share_of_peak': necessary/s['median']/highest if exact else None,
+                     'flops_necessary': necessary if exact else None, 'gflops_per_second': necessary/s['median']/1e9 if exact else None,
                      'peak_memory_gb': memory[mode] and memory[mode]['median'], 'peak_memory_gb_spread': memory[mode], 'all_seconds': all_seconds})
     return rows
 
@@ -61,12 +61,12 @@ if __name__ == '__main__':
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/sample.json'))
     args = parser.parse_args()
-    (dtype, _), kernel = pick_precision(args.device), head_kernel()[1] if torch.device(args.device).type == 'cpu' else 'made for processors'
-    highest, rows = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}, []
-    print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
+    print(f"machine: {machine(args.device)}")
+    kernel, highest, rows = head_kernel()[1] if torch.device(args.device).type == 'cpu' else 'made for processors', peaks(args.device), []
     for name in args.model:
         for scale in GUIDANCE[name]:
-            rows += measure(name, args.batch or BATCH[name], scale, args.repeats, args.device, max(highest.values()), args.ar_steps, args.diff_steps, compiled=args.compile)
+            rows += measure(name, args.batch or BATCH[name], scale, args.repeats, args.device, args.ar_steps, args.diff_steps, compiled=args.compile)
+            highest = peaks(args.device, highest); set_shares(rows, highest)
             print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 's/image': r['seconds_per_image'], 'of peak': r['share_of_peak'] or '-', 'memory GB': r['peak_memory_gb']} for r in rows],
                         ['model', 'mode', 'cfg_scale', 'ar_steps', 'diff_steps', 'seconds', 'x plain', 's/image', 'of peak', 'memory GB']))
     write({'what': 'drawing pictures (tokens only)', 'command': ' '.join(['python -m benchmarks.sample', *sys.argv[1:]]), 'machine': machine(args.device), 'head.cpp': kernel, 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, pretrained
 from marlearn.train import autocast, pick_device, pick_precision
 from marlearn.vae import VAE, kl16
-from .common import commit, machine, peak, peak_memory, report_memory, side_by_side, spread, table, write
+from .common import commit, machine, peak_memory, peaks, report_memory, set_shares, side_by_side, spread, table, write
 
 def make(name, device):
     "A tokenizer and the side of its pictures"
@@ -33,7 +33,7 @@ def remember(name, what, mode, batch, device):
     report_memory(device)
 
 @torch.no_grad()
-def measure(name, batch, repeats, device, highest, memory=True):
+def measure(name, batch, repeats, device, memory=True):
     "Rows of the table"
     (work, side), rows = cases(name, batch, device), []
     for what, modes in work.items():
@@ -42,7 +42,7 @@ def measure(name, batch, repeats, device, highest, memory=True):
         for mode, all_seconds in seconds.items():
             s, held = spread(all_seconds), peak_memory(f"import benchmarks.tokenizer as t; t.remember({name!r}, {what!r}, {mode!r}, {batch}, {device!r})", min(3, repeats)) if memory else None
             rows.append({'tokenizer': name, 'what': what, 'mode': mode, 'batch': batch, 'side': side, 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'], 'seconds_per_image': s['median']/batch, 'images_per_second': batch/s['median'],
-                         'flops': flops, 'gflops_per_second': flops/s['median']/1e9, 'share_of_peak': flops/s['median']/highest, 'peak_memory_gb': held and held['median'], 'peak_memory_gb_spread': held, 'all_seconds': all_seconds})
+                         'flops': flops, 'gflops_per_second': flops/s['median']/1e9, 'peak_memory_gb': held and held['median'], 'peak_memory_gb_spread': held, 'all_seconds': all_seconds})
     return rows
 
 if __name__ == '__main__':
@@ -53,8 +53,9 @@ if __name__ == '__main__':
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/tokenizer.json'))
     args = parser.parse_args()
-    dtype, _ = pick_precision(args.device)
-    highest, rows = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}, []
-    for name in args.tokenizer: rows += measure(name, args.batch or {'shipped': 250, 'kl16': 1}[name], args.repeats, args.device, max(highest.values()))
+    print(f"machine: {machine(args.device)}")
+    highest, rows = peaks(args.device), []
+    for name in args.tokenizer: rows += measure(name, args.batch or {'shipped': 250, 'kl16': 1}[name], args.repeats, args.device)
+    highest = peaks(args.device, highest); set_shares(rows, highest)
     print(table([r | {'seconds': r['seconds']['median'], 'x plain': r['ratio'], 'images/s': r['images_per_second'], 'of peak': r['share_of_peak'], 'memory GB': r['peak_memory_gb']} for r in rows], ['tokenizer', 'what', 'mode', 'seconds', 'x plain', 'images/s', 'of peak', 'memory GB']))
     write({'what': 'pictures to tokens and back', 'command': ' '.join(['python -m benchmarks.tokenizer', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

@@ -5,7 +5,7 @@ import torch
 from marlearn.mar import ImageModel, count_parameters
 from marlearn.train import EMA, TrainConfig, faster, keep_memory, lighter, make_optimizer, pick_device, pick_precision, step_generator, train_step
 from . import plain
-from .common import MODELS, commit, machine, peak, peak_memory, report_memory, side_by_side, spread, table, write
+from .common import MODELS, commit, machine, peak_memory, peaks, report_memory, set_shares, side_by_side, spread, table, write
 
 RECOMPUTED = {'fast, parts recomputed': {'on': False, 'parts': True}, 'fast, recomputed': {'on': True}}      # how `lighter` is told
 BATCH = {'tiny': 8, 'toy': 64, 'mar-b': 4, 'mar-l': 4, 'mar-h': 2}
@@ -48,7 +48,7 @@ def remember(name, mode, batch, device):
     for _ in range(2): step()
     report_memory(device)
 
-def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
+def measure(name, batch, repeats, device, memory=True, compiled=False):
     "One model's rows of the table"
     from marlearn import plan as flops                                          # here: the processes whose memory is measured need not load what it imports
     modes = ['plain', 'fast', *RECOMPUTED] + ['fast, compiled']*compiled
@@ -60,7 +60,7 @@ def measure(name, batch, repeats, device, highest, memory=True, compiled=False):
     for mode, all_seconds in seconds.items():
         s = spread(all_seconds)
         rows.append({'model': name, 'mode': mode, 'batch': batch, 'parameters': count_parameters(ImageModel(MODELS[name])), 'seconds': s, 'ratio': spread(seconds['plain'])['median']/s['median'],
-                     'images_per_second': batch/s['median'], 'flops_necessary': necessary, 'gflops_per_second': necessary/s['median']/1e9, 'share_of_peak': necessary/s['median']/highest,
+                     'images_per_second': batch/s['median'], 'flops_necessary': necessary, 'gflops_per_second': necessary/s['median']/1e9,
                      'peak_memory_gb': memory[mode] and memory[mode]['median'], 'peak_memory_gb_spread': memory[mode], 'all_seconds': all_seconds})
     return rows
 
@@ -73,12 +73,11 @@ if __name__ == '__main__':
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/train.json'))
     args = parser.parse_args()
-    dtype, _ = pick_precision(args.device)
-    highest = {'fp32': peak(torch.float32, args.device), str(dtype).removeprefix('torch.'): peak(dtype, args.device)}
-    best, rows = max(highest.values()), []
-    print(f"machine: {machine(args.device)}\nmatrix products reach {', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in highest.items())}")
+    print(f"machine: {machine(args.device)}")
+    highest, rows = peaks(args.device), []
     for name in args.model:
-        rows += measure(name, args.batch or BATCH[name], args.repeats, args.device, best, compiled=args.compile)
+        rows += measure(name, args.batch or BATCH[name], args.repeats, args.device, compiled=args.compile)
+        highest = peaks(args.device, highest); set_shares(rows, highest)
         print(table([r | {'seconds': r['seconds']['median'], 'memory GB': r['peak_memory_gb'], 'x plain': r['ratio'], 'images/s': r['images_per_second'], 'of peak': r['share_of_peak']} for r in rows],
                     ['model', 'mode', 'seconds', 'x plain', 'images/s', 'of peak', 'memory GB']))
     write({'what': 'one training step', 'command': ' '.join(['python -m benchmarks.train', *sys.argv[1:]]), 'machine': machine(args.device), 'commit': commit(), 'peak_flops': highest, 'repeats': args.repeats, 'rows': rows}, args.out)

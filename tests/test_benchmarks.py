@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plain, sample, train
 from marlearn import plan as flops
-from benchmarks.common import MODELS, peak, peak_memory, side_by_side, table
+from benchmarks.common import MODELS, peak, peak_memory, peaks, set_shares, side_by_side, table
 from marlearn.generate import generate
 from marlearn.orders import draw_n_known, make_order
 
@@ -90,6 +90,13 @@ def test_benchmark_runs_and_writes_its_result(what, repeats, tmp_path):
         held = row['peak_memory_gb_spread']
         assert .1 < held['min'] <= row['peak_memory_gb'] == held['median'] <= held['max'] < 10 and row['images_per_second'] == row['batch']/row['seconds']['median']
         if row['mode'] != 'approximate': assert 0 < row['share_of_peak'] < 1 and row['share_of_peak'] == pytest.approx(1e9*row['gflops_per_second']/max(result['peak_flops'].values()))
+
+def test_the_higher_peak_counts():
+    before = peaks('cpu')
+    assert peaks('cpu', {k: 1e18 for k in before}) == {k: 1e18 for k in before} and all(v >= before[k] for k, v in peaks('cpu', before).items())
+    rows = [{'gflops_per_second': 5.0}, {'gflops_per_second': None}]
+    set_shares(rows, {'fp32': 1e10, 'bfloat16': 2e10})
+    assert [r['share_of_peak'] for r in rows] == [.25, None]
 
 def test_peak_memory_is_that_of_the_process_and_at_its_highest():
     "64 million numbers, freed before anybody looks"
