@@ -24,6 +24,11 @@ static inline __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(sum, n);
 }
 
+static inline __m512 sigmoid(__m512 x) {
+    const __m512 s = _mm512_div_ps(number(1.f), _mm512_add_ps(number(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, number(-87.f), _CMP_NLT_UQ), s);        // farther out it is zero: `exponential` stops there
+}
+
 // Has this processor the instructions?
 static inline bool has_bf16() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");

@@ -19,11 +19,6 @@ static void normal(__m512 x, __m512& below, __m512& bell) {
     below = _mm512_mask_sub_ps(half_tail, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), number(1.f), half_tail);
 }
 
-static __m512 sigmoid(__m512 x) {
-    const __m512 s = _mm512_div_ps(number(1.f), _mm512_add_ps(number(1.f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, number(-87.f), _CMP_NLT_UQ), s);        // farther out it is zero: `exponential` stops there
-}
-
 struct Dropout {                                           // as `_Dropout` in transformer.py fills it in
     uint32_t start[2];                                     // `random_bits` begins with them
     int32_t least;                                         // a number of 16 bits that is less: this element becomes zero
