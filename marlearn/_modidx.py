@@ -380,6 +380,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'marlearn.heads.fixed_for_drawing': ('heads.html#fixed_for_drawing', 'marlearn/heads.py'),
                                 'marlearn.heads.guided_call': ('heads.html#guided_call', 'marlearn/heads.py'),
                                 'marlearn.heads.head_kernel': ('heads.html#head_kernel', 'marlearn/heads.py'),
+                                'marlearn.heads.kernel_tokens': ('heads.html#kernel_tokens', 'marlearn/heads.py'),
                                 'marlearn.heads.make_head': ('heads.html#make_head', 'marlearn/heads.py'),
                                 'marlearn.heads.modulate': ('heads.html#modulate', 'marlearn/heads.py'),
                                 'marlearn.heads.modulated': ('heads.html#modulated', 'marlearn/heads.py'),

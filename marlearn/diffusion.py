@@ -32,8 +32,8 @@ class Schedule:
             'log_var_low': np.log(np.append(variance[1], variance[1:])) if len(variance) > 1 else np.log(self.betas), 'log_var_high': np.log(self.betas)}
         for name, value in constants.items():
             value = value.astype(np.float32)
-            object.__setattr__(self, name, torch.from_numpy(value)); object.__setattr__(self, f'{name}_list', torch.from_numpy(value).unbind())
-        object.__setattr__(self, 'times', torch.from_numpy(self.steps))
+            object.__setattr__(self, name, torch.from_numpy(value))
+        object.__setattr__(self, 'times', torch.from_numpy(self.steps)); object.__setattr__(self, 'numbers', {})     # of `at`
 
     def __len__(self): return len(self.betas)
 
@@ -48,7 +48,9 @@ class Schedule:
         t:Tensor|int, # (M,) int64 index into this schedule; a number where all rows stand at one step
     )->Tensor: # (M, 1) float32; for a number, a tensor without axes on the processor, which multiplies sooner than a number of Python's
         "A constant at the step of each row"
-        if isinstance(t, int): return getattr(self, f'{name}_list')[t]
+        if isinstance(t, int):
+            if name not in self.numbers: self.numbers[name] = getattr(self, name).cpu().unbind()      # cut up once, then kept
+            return self.numbers[name][t]
         table = getattr(self, name)
         if table.device != t.device:                       # moved once, then kept
             table = table.to(t.device); object.__setattr__(self, name, table)

@@ -9,6 +9,7 @@
 typedef uint16_t bf16;
 
 static inline __m512 number(float x) { return _mm512_set1_ps(x); }
+static inline __mmask16 upto(int64_t left) { return left < 16 ? (1 << left) - 1 : 0xffff; }     // 16 numbers, or fewer at the end of a row
 
 // As many as m says; the others are zero
 static inline __m512 load(const bf16* p, __mmask16 m = 0xffff) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16)); }

@@ -7,8 +7,6 @@
 #include <algorithm>
 #include <vector>
 
-static __mmask16 upto(int64_t left) { return left < 16 ? (1 << left) - 1 : 0xffff; }    // 16 numbers, or fewer at the end of a row
-
 // The share of a standard normal distribution below x, and e^(-x^2/2); erf as in Abramowitz & Stegun 7.1.26; 14 bits of 1/x are enough for bf16
 static void normal(__m512 x, __m512& below, __m512& bell) {
     const __m512 size = _mm512_mul_ps(_mm512_abs_ps(x), number(0.707106781f)), t = _mm512_rcp14_ps(_mm512_fmadd_ps(size, number(0.3275911f), number(1.f)));

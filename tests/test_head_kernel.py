@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 from marlearn import heads
-from marlearn.heads import DenoisingMLP, DiffusionHead, EnergyHead, FixedMLP, FlowHead, HeadConfig, KernelMLP, fixed_for_drawing, head_kernel
+from marlearn.diffusion import cosine_schedule, respace
+from marlearn.heads import DenoisingMLP, DiffusionHead, EnergyHead, FixedMLP, FlowHead, HeadConfig, KernelMLP, fixed_for_drawing, head_kernel, kernel_tokens
 from marlearn.transformer import block_kernels
 
 LIBRARY, WHY = head_kernel()
@@ -100,15 +101,62 @@ def test_a_drawing_in_half_precision_goes_through_it(kind, options, cfg_scale, m
     for p in head.parameters(): p.data.normal_(0, .1, generator=g)
     z, z_uncond = torch.randn(2, 40, D, generator=g)
     draw = lambda: head.sample(z, z_uncond=z_uncond, cfg_scale=cfg_scale, generator=torch.Generator().manual_seed(1), **options)
-    exact, calls, call = draw(), [], KernelMLP.__call__
-    monkeypatch.setattr(KernelMLP, '__call__', lambda *args: calls.append(1) or call(*args))
+    exact, calls, call, chain = draw(), [], KernelMLP.__call__, kernel_tokens
+    monkeypatch.setattr(KernelMLP, '__call__', lambda *args: calls.append('call') or call(*args))
+    monkeypatch.setattr(heads, 'kernel_tokens', lambda *args, **kw: calls.append('chain') or chain(*args, **kw))
     with torch.autocast('cpu', torch.bfloat16):
-        ours = draw(); assert calls
+        ours = draw(); assert set(calls) == {'chain' if kind is DiffusionHead and not options else 'call'}
         with torch.no_grad(): [p.mul_(1.5) for p in head.net.blocks.parameters()]
         assert far(draw(), ours) > .01                                  # follows the weights
         with torch.no_grad(): [p.div_(1.5) for p in head.net.blocks.parameters()]
         monkeypatch.setattr(KernelMLP, 'suits', lambda *args: False); rounded = draw()
     assert far(ours, exact) < 1.5*far(rounded, exact) + 1e-3
+
+# --- whole chains of steps ------------------------------------------------------------------------------------
+def chains(M, S, width=64, blocks=2, P=4, guided=True, x0_limit=3.0, temperature=1.0, std=.15, seed=0):
+    "Tokens in one call of head.cpp for many steps, and step by step; and where the generators stand afterwards"
+    head, g = DiffusionHead(P, D, HeadConfig(blocks=blocks, width=width, x0_limit=x0_limit)), torch.Generator().manual_seed(seed)
+    for p in head.parameters(): p.data.normal_(0, std*(64/width)**.5, generator=g)
+    z, z_uncond = torch.randn(2, M, D, generator=g)
+    kw = dict(z_uncond=z_uncond if guided else None, cfg_scale=2.5 if guided else 1.0, temperature=temperature, diff_steps=S)
+    one, many, seen = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1), []
+    with torch.autocast('cpu', torch.bfloat16): return head.sample(z, generator=one, **kw), head.sample(z, generator=many, callback=lambda t, xt, x0: seen.append(t), **kw), one.get_state(), many.get_state()
+
+@needs_kernel
+@pytest.mark.parametrize('guided', [False, True])
+@pytest.mark.parametrize('changes', [{}, {'P': 1}, {'P': 16, 'width': 96}, {'P': 37, 'blocks': 1}, {'x0_limit': None, 'std': .05}, {'x0_limit': .2}, {'temperature': .5}, {'temperature': 0}, {'width': 256, 'blocks': 3}], ids=str)
+def test_a_chain_is_its_steps(changes, guided):
+    for M in (1, 2, 13, 60, 230):                           # one thread and more, more rows than go at a time
+        for S, tolerance in ((1, 1e-5), (2, 1e-3), (11, 1e-2), (20, 1e-2)):         # what float32 rounds differently, bf16 makes larger in the next step
+            ours, theirs, *states = chains(M, S, guided=guided, **changes)
+            assert ours.shape == theirs.shape and ours.dtype == torch.float32
+            assert far(ours, theirs) < tolerance, (M, S, far(ours, theirs))
+            assert torch.equal(*states)                     # whoever draws next finds the same noise
+
+@needs_kernel
+def test_a_chain_of_a_row_knows_nothing_of_the_others():
+    net, schedule = make(), respace(cosine_schedule(), 14)
+    z, z_uncond = torch.randn(2, 150, D, generator=torch.Generator().manual_seed(2))
+    def draw(z, z_uncond):
+        with torch.autocast('cpu', torch.bfloat16): return kernel_tokens(net, z, z_uncond, 2.0, schedule, net.embed_time(schedule.times), x0_limit=3.0, generator=torch.Generator().manual_seed(3))
+    threads, out = torch.get_num_threads(), draw(z, z_uncond)
+    try:
+        for n in (1, 3): torch.set_num_threads(n); assert torch.equal(draw(z, z_uncond), out)
+    finally: torch.set_num_threads(threads)
+    z[7], z_uncond[11] = torch.nan, torch.nan
+    spoiled = draw(z, z_uncond)
+    assert spoiled.isnan().any(1).nonzero().flatten().tolist() == [7, 11]
+    rest = [i for i in range(150) if i not in (7, 11)]
+    assert torch.equal(spoiled[rest], out[rest]) and draw(z[:0], z_uncond[:0]).shape == (0, 4)
+
+@needs_kernel
+def test_a_chain_of_wrong_shapes():
+    net, schedule = make(), respace(cosine_schedule(), 5)
+    z, times = torch.randn(6, D), net.embed_time(schedule.times)
+    with torch.autocast('cpu', torch.bfloat16):
+        for what, args in ((r'times \(4, 64\) must be \(5, 64\)', (net, z, None, 1.0, schedule, times[:4])), (r'z_uncond \(5, 7\) must be \(6, 7\)', (net, z, z[:5], 2.0, schedule, times)),
+                           ('4 inputs needs 8 outputs', (make(outputs=4), z, None, 1.0, schedule, times))):
+            with pytest.raises(ValueError, match=what): kernel_tokens(*args)
 
 # --- building it ----------------------------------------------------------------------------------------------
 def elsewhere(folder, code, **env):
