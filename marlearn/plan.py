@@ -25,6 +25,9 @@ def linear(rows, inputs, outputs):
 if hasattr(torch.ops.mkldnn, '_linear_pointwise') and torch.ops.mkldnn._linear_pointwise not in flop_registry:     # lesson 06's `Linear` and `PackedLinear` call it: PyTorch's counter has to be told
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _counted(x, *args, out_shape=None, **kwargs): return linear(math.prod(out_shape[:-1]), x[-1], out_shape[-1])
+if hasattr(torch.ops.marlearn, 'weight_gradient') and torch.ops.marlearn.weight_gradient not in flop_registry:     # and the C++ for their gradients
+    @register_flop_formula(torch.ops.marlearn.weight_gradient)
+    def _counted(g, x, *args, **kwargs): return linear(*g, x[-1])
 
 def block(c:ModelConfig, B, L, queries=None):
     "A transformer block over B lists of L rows, of which `queries` are asked for"

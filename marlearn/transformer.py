@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMPILER', 'random_bits', 'plain_dropout', 'load_cpp', 'block_kernels', 'in_one_pass', 'OnePass', 'dropout',
            'gelu_dropout', 'softmax_dropout', 'AttentionPass', 'plain_attention', 'NormPass', 'norm_pass', 'Norm',
-           'Linear', 'Attention', 'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear', 'copy_for_drawing',
-           'packed', 'product_dtype']
+           'weight_kernel', 'Linear', 'Attention', 'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear',
+           'copy_for_drawing', 'packed', 'product_dtype']
 
 # %% ../nbs/06_transformer.ipynb #e1f95e61
 import copy, ctypes, hashlib, platform, shutil, subprocess, sys, tempfile, weakref
@@ -226,6 +226,44 @@ class Norm(nn.LayerNorm):
         out = norm_pass(self, x)
         return super().forward(x) if out is None else out
 
+# %% ../nbs/06_transformer.ipynb #b990ce44
+@lru_cache
+def weight_kernel()->tuple[ctypes.CDLL|None, str]: # the library, or None; and why
+    "`weight_gradient.cpp`, see `load_cpp`"
+    library, why = load_cpp('weight_gradient')
+    if library: library.weight_gradient.argtypes, library.weight_gradient.restype = [ctypes.c_void_p]*4 + [ctypes.c_int64] + [ctypes.c_int]*3, None
+    return library, why
+
+if not hasattr(torch.ops.marlearn, 'weight_gradient'): # an operation of PyTorch's, so that its profiler and its counter (lesson 18) see the product
+    _operations = torch.library.Library('marlearn', 'FRAGMENT')
+    _operations.define('weight_gradient(Tensor g, Tensor x, bool bias) -> (Tensor, Tensor)')
+    @torch.library.impl(_operations, 'weight_gradient', 'CPU')
+    def _(g, x, bias):
+        g, x, (rows, outputs), inputs = g.contiguous(), x.contiguous(), g.shape, x.shape[1]
+        gweight, gbias = torch.empty(outputs, inputs), torch.empty(outputs if bias else 0)
+        weight_kernel()[0].weight_gradient(g.data_ptr(), x.data_ptr(), gweight.data_ptr(), gbias.data_ptr() if bias else None, rows, outputs, inputs, torch.get_num_threads() if rows*outputs*inputs > 2**20 else 1)
+        return gweight, gbias
+
+def _weight_gradient(g, x, dtype, bias):               # g (rows, outputs), x (rows, inputs) -> (outputs, inputs), and (outputs,) or None
+    if _half_to_float(g, dtype) and x.dtype == g.dtype and torch.get_num_threads() <= 4 and weight_kernel()[0] is not None:       # measured with few threads; among many, the matrix library divides well
+        gweight, gbias = torch.ops.marlearn.weight_gradient(g, x, bias)
+        return gweight, gbias if bias else None
+    return _summed_over_rows(g, x, dtype), _column_sums(g, dtype) if bias else None
+
+def _to(t, dtype): return _in_float('to_float', t.contiguous(), t.shape, t.numel()) if _half_to_float(t, dtype) else t.to(dtype)
+def _column_sums(t, dtype): return _in_float('column_sums', t.contiguous(), t.shape[1:], *t.shape) if _half_to_float(t, dtype) else t.sum(0).to(dtype)
+def _half_to_float(t, dtype): return t.dtype == torch.bfloat16 and dtype == torch.float32 and _can(t)
+
+def _in_float(name, t, shape, *sizes):
+    out = torch.empty(shape)
+    getattr(block_kernels()[0], name)(t.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads())
+    return out
+
+def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many rows in two halves, which the library is quicker with
+    if len(a) < 6000 or len(a) % 2: return _to(a.t() @ b, dtype)
+    halves = lambda t: t.view(2, len(t)//2, -1)
+    return torch.bmm(halves(a).transpose(1, 2), halves(b)).sum(0, dtype=dtype)
+
 # %% ../nbs/06_transformer.ipynb #57bc16ca
 class _HalfLinear(torch.autograd.Function):
     "x @ weight.T + bias in half precision, or with f(x) for x; keeps x and the weight itself, no copy of it"
@@ -246,22 +284,8 @@ class _HalfLinear(torch.autograd.Function):
         (x, weight), (wants_x, wants_weight, wants_bias, *_), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
         gx = g @ weight.to(g.dtype) if wants_x else None
         if ctx.f: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True) if wants_x else (None, _call(ctx.f, x, sizes=(x.numel(),), dropout=ctx.dropout))
-        gweight = _summed_over_rows(flat(g), flat(x), weight.dtype) if wants_weight else None
-        return gx.to(ctx.dtype) if wants_x else None, gweight, _column_sums(flat(g), weight.dtype) if wants_bias else None, None, None, None
-
-def _to(t, dtype): return _in_float('to_float', t.contiguous(), t.shape, t.numel()) if _half_to_float(t, dtype) else t.to(dtype)
-def _column_sums(t, dtype): return _in_float('column_sums', t.contiguous(), t.shape[1:], *t.shape) if _half_to_float(t, dtype) else t.sum(0).to(dtype)
-def _half_to_float(t, dtype): return t.dtype == torch.bfloat16 and dtype == torch.float32 and _can(t)
-
-def _in_float(name, t, shape, *sizes):
-    out = torch.empty(shape)
-    getattr(block_kernels()[0], name)(t.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads())
-    return out
-
-def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many rows in two halves, which the library is quicker with
-    if len(a) < 6000 or len(a) % 2: return _to(a.t() @ b, dtype)
-    halves = lambda t: t.view(2, len(t)//2, -1)
-    return torch.bmm(halves(a).transpose(1, 2), halves(b)).sum(0, dtype=dtype)
+        gweight, gbias = _weight_gradient(flat(g), flat(x), weight.dtype, wants_bias) if wants_weight else (None, _column_sums(flat(g), weight.dtype) if wants_bias else None)
+        return gx.to(ctx.dtype) if wants_x else None, gweight, gbias, None, None, None
 
 @lru_cache
 def _adds_the_bias(dtype): # has this build, on this processor, the kernel that `_HalfLinear` calls?
