@@ -27,7 +27,7 @@ from .metrics import PictureFolder, Statistics, cifar10_classifier, dinov2, eval
 from .presets import PRESETS, VARIANTS, preset, variant
 from .tokenizers import TOKENIZERS, TokenizerConfig, fit_tokenizer, pretrained, save_tokenizer
 from .train import Alone, RunConfig, Stopped, encode_data, fit, fitted, latest_checkpoint, load_checkpoint, new_model, pick_device, pick_precision
-from .transformer import block_kernels, weight_kernel
+from .transformer import block_kernels, linear_kernel
 from .vae import psnr
 
 # %% ../nbs/22_cli.ipynb #51532e91
@@ -350,7 +350,7 @@ class Info:
         dtype, why = pick_precision(device)
         found = find_cifar10(download=False)
         rows = [('marlearn', metadata.version('marlearn')), ('python', platform.python_version()), ('torch', torch.__version__), ('device', f"{device}, {torch.get_num_threads()} threads"),
-                ('precision', f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: {why}"), ('C++ kernels', f"training: {block_kernels()[1]}; gradients of weights: {weight_kernel()[1]}; drawing: {head_kernel()[1]}"), ('data', f"{found}" if found else "CIFAR-10 not found on this machine; a download would be tried, then 'shapes'"),
+                ('precision', f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: {why}"), ('C++ kernels', f"linear layers: {linear_kernel()[1]}; between them: {block_kernels()[1]}; drawing: {head_kernel()[1]}"), ('data', f"{found}" if found else "CIFAR-10 not found on this machine; a download would be tried, then 'shapes'"),
                 ('cache', str(cache_dir())), ('presets', ', '.join(PRESETS)), ('variants', ', '.join(VARIANTS)), ('tokenizers', ', '.join(TOKENIZERS))]
         for name in ('tokenizer', 'vq', 'classifier', 'mar', 'shapes'):
             try: rows.append((f'shipped {name}', str(pretrained(name))))

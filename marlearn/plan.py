@@ -25,7 +25,11 @@ def linear(rows, inputs, outputs):
 if hasattr(torch.ops.mkldnn, '_linear_pointwise') and torch.ops.mkldnn._linear_pointwise not in flop_registry:     # lesson 06's `Linear` and `PackedLinear` call it: PyTorch's counter has to be told
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _counted(x, *args, out_shape=None, **kwargs): return linear(math.prod(out_shape[:-1]), x[-1], out_shape[-1])
-if hasattr(torch.ops.marlearn, 'weight_gradient') and torch.ops.marlearn.weight_gradient not in flop_registry:     # and the C++ for their gradients
+if torch.ops.marlearn.linear not in flop_registry:     # or their C++
+    @register_flop_formula(torch.ops.marlearn.linear)
+    def _counted(x, weight, *args, **kwargs): return linear(math.prod(x[:-1]), *weight)
+    @register_flop_formula(torch.ops.marlearn.input_gradient)
+    def _counted(g, weight, *args, **kwargs): return linear(math.prod(g[:-1]), *weight)
     @register_flop_formula(torch.ops.marlearn.weight_gradient)
     def _counted(g, x, *args, **kwargs): return linear(*g, x[-1])
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['COMPILER', 'random_bits', 'plain_dropout', 'load_cpp', 'block_kernels', 'in_one_pass', 'OnePass', 'dropout',
            'gelu_dropout', 'softmax_dropout', 'AttentionPass', 'plain_attention', 'NormPass', 'norm_pass', 'Norm',
-           'weight_kernel', 'Linear', 'Attention', 'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear',
+           'linear_kernel', 'Linear', 'Attention', 'MLP', 'Block', 'init_linear_layers', 'KVCache', 'PackedLinear',
            'copy_for_drawing', 'packed', 'product_dtype']
 
 # %% ../nbs/06_transformer.ipynb #e1f95e61
-import copy, ctypes, hashlib, platform, shutil, subprocess, sys, tempfile, weakref
+import copy, ctypes, hashlib, math, platform, shutil, subprocess, sys, tempfile, weakref
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
@@ -228,27 +228,76 @@ class Norm(nn.LayerNorm):
 
 # %% ../nbs/06_transformer.ipynb #b990ce44
 @lru_cache
-def weight_kernel()->tuple[ctypes.CDLL|None, str]: # the library, or None; and why
-    "`weight_gradient.cpp`, see `load_cpp`"
-    library, why = load_cpp('weight_gradient')
-    if library: library.weight_gradient.argtypes, library.weight_gradient.restype = [ctypes.c_void_p]*4 + [ctypes.c_int64] + [ctypes.c_int]*3, None
+def linear_kernel()->tuple[ctypes.CDLL|None, str]: # the library, or None; and why
+    "`linear.cpp`, see `load_cpp`"
+    library, why = load_cpp('linear')
+    for name, arrays in (('linear', 4), ('input_gradient', 3), ('weight_gradient', 4)) if library else ():
+        getattr(library, name).argtypes, getattr(library, name).restype = [ctypes.c_void_p]*arrays + [ctypes.c_int64] + [ctypes.c_int]*3, None
     return library, why
 
-if not hasattr(torch.ops.marlearn, 'weight_gradient'): # an operation of PyTorch's, so that its profiler and its counter (lesson 18) see the product
+def _in_cpp(x, weight, summed=2):                      # does it serve for half precision times weights in full, with as many products in a sum? Measured with few threads; among many, the matrix library divides well
+    return x.dtype == torch.bfloat16 and weight.dtype == torch.float32 and x.device.type == 'cpu' and x.numel() > 0 and summed % 2 == 0 and torch.get_num_threads() <= 4 and linear_kernel()[0] is not None
+
+def _call_linear(name, *arrays, sizes):
+    getattr(linear_kernel()[0], name)(*(None if t is None else t.data_ptr() for t in arrays), *sizes, torch.get_num_threads() if math.prod(sizes) > 2**20 else 1)
+
+if not hasattr(torch.ops.marlearn, 'linear'):          # operations of PyTorch's, so that its profiler and its counter (lesson 18) see the products
     _operations = torch.library.Library('marlearn', 'FRAGMENT')
+    _operations.define('linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor')
+    _operations.define('input_gradient(Tensor g, Tensor weight) -> Tensor')
     _operations.define('weight_gradient(Tensor g, Tensor x, bool bias) -> (Tensor, Tensor)')
+
+    @torch.library.impl(_operations, 'linear', 'CPU')
+    def _(x, weight, bias):                            # x (..., inputs), weight (outputs, inputs)
+        x, (outputs, inputs) = x.contiguous(), weight.shape
+        out = x.new_empty(*x.shape[:-1], outputs)
+        _call_linear('linear', x, weight.contiguous(), None if bias is None else bias.contiguous(), out, sizes=(x.numel()//inputs, inputs, outputs))
+        return out
+
+    @torch.library.impl(_operations, 'input_gradient', 'CPU')
+    def _(g, weight):                                  # g (..., outputs)
+        g, (outputs, inputs) = g.contiguous(), weight.shape
+        out = g.new_empty(*g.shape[:-1], inputs)
+        _call_linear('input_gradient', g, weight.contiguous(), out, sizes=(g.numel()//outputs, outputs, inputs))
+        return out
+
     @torch.library.impl(_operations, 'weight_gradient', 'CPU')
-    def _(g, x, bias):
-        g, x, (rows, outputs), inputs = g.contiguous(), x.contiguous(), g.shape, x.shape[1]
-        gweight, gbias = torch.empty(outputs, inputs), torch.empty(outputs if bias else 0)
-        weight_kernel()[0].weight_gradient(g.data_ptr(), x.data_ptr(), gweight.data_ptr(), gbias.data_ptr() if bias else None, rows, outputs, inputs, torch.get_num_threads() if rows*outputs*inputs > 2**20 else 1)
+    def _(g, x, bias):                                 # g (rows, outputs), x (rows, inputs) -> (outputs, inputs), and (outputs,) or nothing
+        gweight, gbias = torch.empty(g.shape[1], x.shape[1]), torch.empty(g.shape[1] if bias else 0)
+        _call_linear('weight_gradient', g.contiguous(), x.contiguous(), gweight, gbias if bias else None, sizes=(*g.shape, x.shape[1]))
         return gweight, gbias
 
-def _weight_gradient(g, x, dtype, bias):               # g (rows, outputs), x (rows, inputs) -> (outputs, inputs), and (outputs,) or None
-    if _half_to_float(g, dtype) and x.dtype == g.dtype and torch.get_num_threads() <= 4 and weight_kernel()[0] is not None:       # measured with few threads; among many, the matrix library divides well
-        gweight, gbias = torch.ops.marlearn.weight_gradient(g, x, bias)
-        return gweight, gbias if bias else None
-    return _summed_over_rows(g, x, dtype), _column_sums(g, dtype) if bias else None
+# %% ../nbs/06_transformer.ipynb #57bc16ca
+class _HalfLinear(torch.autograd.Function):
+    "x @ weight.T + bias in half precision, or with f(x) for x; keeps x and the weight itself, no copy of it"
+    @staticmethod
+    def forward(ctx, x, weight, bias, dtype, f=None, p=0.0): # f: 'gelu_dropout' (with p) or 'silu'
+        ctx.dtype, x, ctx.f, ctx.dropout = x.dtype, x.to(dtype), f, _Dropout.draw(p)
+        ctx.save_for_backward(x, weight)
+        if f: x = _call(f, x, sizes=(x.numel(),), dropout=ctx.dropout)
+        if _in_cpp(x, weight, summed=weight.shape[1]): return torch.ops.marlearn.linear(x, weight, bias)
+        return torch.ops.mkldnn._linear_pointwise(x, _HalfLinear.laid_out(weight.to(dtype), x.numel()//x.shape[-1]), None if bias is None else bias.to(dtype), 'none', [], '')
+
+    @staticmethod
+    def laid_out(weight, rows):                            # in the blocks of the library's kernels, where rows are so many that it pays for a single product
+        return torch.ops.mkldnn._reorder_linear_weight(weight, rows) if rows >= max(1024, 2*weight.shape[1]) and _reorders(weight.dtype) else weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (x, weight), (wants_x, wants_weight, wants_bias, *_), gx, gweight, gbias = ctx.saved_tensors, ctx.needs_input_grad, None, None, None
+        if wants_x: gx = torch.ops.marlearn.input_gradient(g, weight) if _in_cpp(g, weight, summed=len(weight)) else g @ weight.to(g.dtype)
+        if ctx.f and wants_x: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True)
+        elif ctx.f: x = _call(ctx.f, x, sizes=(x.numel(),), dropout=ctx.dropout)
+        rows = lambda t: t.reshape(-1, t.shape[-1])
+        if wants_weight: gweight, gbias = _weight_gradient(rows(g), rows(x), weight, wants_bias)
+        elif wants_bias: gbias = _column_sums(rows(g), weight.dtype)
+        return gx.to(ctx.dtype) if wants_x else None, gweight, gbias, None, None, None
+
+def _weight_gradient(g, x, weight, bias):              # g (rows, outputs), x (rows, inputs) -> (outputs, inputs), and (outputs,) or None
+    if not _in_cpp(g, weight): return _summed_over_rows(g, x, weight.dtype), _column_sums(g, weight.dtype) if bias else None
+    gweight, gbias = torch.ops.marlearn.weight_gradient(g, x, bias)
+    return gweight, gbias if bias else None
 
 def _to(t, dtype): return _in_float('to_float', t.contiguous(), t.shape, t.numel()) if _half_to_float(t, dtype) else t.to(dtype)
 def _column_sums(t, dtype): return _in_float('column_sums', t.contiguous(), t.shape[1:], *t.shape) if _half_to_float(t, dtype) else t.sum(0).to(dtype)
@@ -263,29 +312,6 @@ def _summed_over_rows(a, b, dtype):                    # a.T @ b; of very many r
     if len(a) < 6000 or len(a) % 2: return _to(a.t() @ b, dtype)
     halves = lambda t: t.view(2, len(t)//2, -1)
     return torch.bmm(halves(a).transpose(1, 2), halves(b)).sum(0, dtype=dtype)
-
-# %% ../nbs/06_transformer.ipynb #57bc16ca
-class _HalfLinear(torch.autograd.Function):
-    "x @ weight.T + bias in half precision, or with f(x) for x; keeps x and the weight itself, no copy of it"
-    @staticmethod
-    def forward(ctx, x, weight, bias, dtype, f=None, p=0.0): # f: 'gelu_dropout' (with p) or 'silu'
-        ctx.dtype, x, ctx.f, ctx.dropout = x.dtype, x.to(dtype), f, _Dropout.draw(p)
-        ctx.save_for_backward(x, weight)
-        if f: x = _call(f, x, sizes=(x.numel(),), dropout=ctx.dropout)
-        return torch.ops.mkldnn._linear_pointwise(x, _HalfLinear.laid_out(weight.to(dtype), x.numel()//x.shape[-1]), None if bias is None else bias.to(dtype), 'none', [], '')
-
-    @staticmethod
-    def laid_out(weight, rows):                            # in the blocks of the library's kernels, where rows are so many that it pays for a single product
-        return torch.ops.mkldnn._reorder_linear_weight(weight, rows) if rows >= max(1024, 2*weight.shape[1]) and _reorders(weight.dtype) else weight
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        (x, weight), (wants_x, wants_weight, wants_bias, *_), flat = ctx.saved_tensors, ctx.needs_input_grad, lambda t: t.reshape(-1, t.shape[-1])
-        gx = g @ weight.to(g.dtype) if wants_x else None
-        if ctx.f: gx, x = _gradient(ctx.f, x, gx, (x.numel(),), ctx.dropout, again=True) if wants_x else (None, _call(ctx.f, x, sizes=(x.numel(),), dropout=ctx.dropout))
-        gweight, gbias = _weight_gradient(flat(g), flat(x), weight.dtype, wants_bias) if wants_weight else (None, _column_sums(flat(g), weight.dtype) if wants_bias else None)
-        return gx.to(ctx.dtype) if wants_x else None, gweight, gbias, None, None, None
 
 @lru_cache
 def _adds_the_bias(dtype): # has this build, on this processor, the kernel that `_HalfLinear` calls?

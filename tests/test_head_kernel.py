@@ -6,7 +6,7 @@ from torch import nn
 from marlearn import heads
 from marlearn.diffusion import cosine_schedule, respace
 from marlearn.heads import DenoisingMLP, DiffusionHead, EnergyHead, FixedMLP, FlowHead, HeadConfig, KernelMLP, fixed_for_drawing, head_kernel, kernel_tokens
-from marlearn.transformer import block_kernels, weight_kernel
+from marlearn.transformer import block_kernels, linear_kernel
 
 LIBRARY, WHY = head_kernel()
 needs_kernel = pytest.mark.skipif(LIBRARY is None, reason=WHY)
@@ -194,9 +194,9 @@ def test_without_a_compiler_drawing_goes_on(tmp_path):
 @pytest.mark.skipif(sys.platform != 'linux' or platform.machine() != 'x86_64' or not shutil.which('g++'), reason='nothing to compile it with, or for')
 def test_it_compiles():
     "Else everything above would be left out, and nobody would notice"
-    for library, why in (head_kernel(), block_kernels(), weight_kernel()): assert library or why == 'this processor lacks the instructions', why
+    for library, why in (head_kernel(), block_kernels(), linear_kernel()): assert library or why == 'this processor lacks the instructions', why
 
 def test_the_source_travels_with_the_package(tmp_path):
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)], cwd=root, check=True, capture_output=True)
-    assert {'head.cpp', 'transformer.cpp', 'weight_gradient.cpp', 'simd.h'} <= {f.name for f in (tmp_path/'marlearn').iterdir()}
+    assert {'head.cpp', 'transformer.cpp', 'linear.cpp', 'simd.h'} <= {f.name for f in (tmp_path/'marlearn').iterdir()}
