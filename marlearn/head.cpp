@@ -6,28 +6,9 @@
 //
 // Compiled and loaded by `head_kernel` in heads.py (`load_cpp`). Sums are float32; what enters a product is bf16.
 #include "simd.h"
-#include <utility>
 #include <vector>
 
 static __m512 silu(__m512 x) { return _mm512_mul_ps(x, sigmoid(x)); }
-
-// The innermost loop: a few rows (as many as there are I, at most 12) times 32 columns. The 24 sums stay in registers; to be
-// sure of that, "for each row" is a fold over I, which leaves the compiler no loop to decide about. `done` takes 16 sums each.
-static const int AHEAD = 64;                               // pairs of inputs, 8 KB of weights: asked for before they are needed
-template<int... I, class Done>
-static inline void tile(std::integer_sequence<int, I...>, const bf16* a, int inputs, const bf16* w, const float* bias, int row, int column, Done done) {
-    __m512 left[] = {(void(I), _mm512_loadu_ps(bias))...}, right[] = {(void(I), _mm512_loadu_ps(bias + 16))...};
-    for (int k = 0; k < inputs; k += 2, w += 64) {
-        _mm_prefetch((const char*)(w + 64*AHEAD), _MM_HINT_T0); _mm_prefetch((const char*)(w + 64*AHEAD + 32), _MM_HINT_T0);
-        __m512bh w0 = (__m512bh)_mm512_loadu_si512(w), w1 = (__m512bh)_mm512_loadu_si512(w + 32);
-        ([&] {
-            int32_t pair; memcpy(&pair, a + I*inputs + k, 4);
-            __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-            left[I] = _mm512_dpbf16_ps(left[I], x, w0); right[I] = _mm512_dpbf16_ps(right[I], x, w1);
-        }(), ...);
-    }
-    ((done(row + I, column, left[I]), done(row + I, column + 16, right[I])), ...);
-}
 
 // rows x inputs times inputs x outputs; 32 columns of weights serve all rows while they are in the nearest cache
 template<class Done>
@@ -36,10 +17,8 @@ static void linear(const bf16* a, int rows, int inputs, const bf16* w, const flo
     for (int column = 0; column < outputs; column += 32, w += inputs*32)
         for (int t = 0; t < tiles; t++) {
             const int from = rows*t/tiles;
-            switch (rows*(t + 1)/tiles - from) {
-                #define ROWS(n) case n: tile(std::make_integer_sequence<int, n>(), a + (ptrdiff_t)from*inputs, inputs, w, bias + column, from, column, done); break;
-                ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
-            }
+            tile<2>(rows*(t + 1)/tiles - from, a + (ptrdiff_t)from*inputs, inputs, inputs/2, w, _mm512_loadu_ps(bias + column), _mm512_loadu_ps(bias + column + 16), [] {},
+                 [=](int i, __m512 left, __m512 right) { done(from + i, column, left); done(from + i, column + 16, right); });
         }
 }
 

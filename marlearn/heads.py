@@ -242,7 +242,8 @@ STEP, AT_A_TIME = ('x0_from_xt', 'x0_from_eps', 'mean_from_x0', 'mean_from_xt', 
 
 @torch.no_grad()
 def kernel_tokens(
-    net:DenoisingMLP, # for which `KernelMLP` serves
+    kernel:KernelMLP, # of `net`
+    net:DenoisingMLP,
     z:Tensor, z_uncond:Tensor|None, # (M, D) each; no guidance without the second
     cfg_scale:float,
     schedule:Schedule, # of S steps
@@ -251,7 +252,7 @@ def kernel_tokens(
     temperature:float=1.0, x0_limit:float|None=None, generator:torch.Generator|None=None, # see `sample_tokens`
 )->Tensor: # (M, P) float32
     "`sample_tokens` in C++: the same noise, and the same tokens to rounding"
-    kernel, (condition, scale), S = fixed_for_drawing(net), projected(net, z, z_uncond, cfg_scale), len(schedule)
+    (condition, scale), S = projected(net, z, z_uncond, cfg_scale), len(schedule)
     if kernel.outputs != 2*kernel.inputs: raise ValueError(f"a network of {kernel.inputs} inputs needs {2*kernel.inputs} outputs, eps and v, not {kernel.outputs}")
     if times.shape != (S, kernel.width): raise ValueError(f"times {tuple(times.shape)} must be {(S, kernel.width)}: one for each step of the schedule")
     if z_uncond is not None and z_uncond.shape != z.shape: raise ValueError(f"z_uncond {tuple(z_uncond.shape)} must be {tuple(z.shape)}, as z")
@@ -406,8 +407,9 @@ class DiffusionHead(Head):
         times = self.net.embed_time(schedule.times.to(z.device))                         # (S, W), once, not in every step
         z_uncond = z_uncond if guided else None
         shape, options = (len(z), self.token_dim), dict(temperature=temperature, x0_limit=self.config.x0_limit, generator=generator)
-        in_cpp = isinstance(fixed_for_drawing(self.net), KernelMLP)
-        if in_cpp and sampler == 'ddpm' and callback is None: return kernel_tokens(self.net, z, z_uncond, cfg_scale, schedule, times, **options)
+        fixed = fixed_for_drawing(self.net)
+        in_cpp = isinstance(fixed, KernelMLP)
+        if in_cpp and sampler == 'ddpm' and callback is None: return kernel_tokens(fixed, self.net, z, z_uncond, cfg_scale, schedule, times, **options)
         options |= dict(device=z.device, callback=callback)
         if compile and not in_cpp: return compiled_tokens(self.net, z, z_uncond, cfg_scale, shape, schedule, times, **options)
         predict = with_guidance(self.net, self.token_dim, z, z_uncond, cfg_scale)

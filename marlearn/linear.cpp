@@ -2,7 +2,7 @@
 // what enters it, and the gradient of its weights and bias.
 //
 // The processor multiplies *pairs* of bf16 that lie side by side, so one of the two matrices is packed: panels of 32 columns, in them
-// pair by pair (`Panels`). A matrix library packs as well, but it has to ask each time what it is given and returns bf16 from
+// pair by pair (`pack`). A matrix library packs as well, but it has to ask each time what it is given and returns bf16 from
 // everything. Here float32 weights are packed as they are read, and the gradient of weights, whose sums run over thousands of rows,
 // comes out in float32. What is needed next is called from memory line by line while the processor multiplies (`Ahead`); asked for
 // all at once, lines would make it wait.
@@ -11,7 +11,6 @@
 #include "simd.h"
 #include <algorithm>
 #include <omp.h>
-#include <utility>
 #include <vector>
 
 static const int WIDE = 32;                                // columns of a panel
@@ -40,26 +39,6 @@ struct Ahead {                                             // lines of memory, a
 };
 
 // --- rows times weights: the layer itself, and the gradient of what enters it ------------------------------------------------
-
-// As many rows as there are I, at most 12, times 32 columns of weights (see `tile` in head.cpp)
-template<int... I>
-static inline void tile(std::integer_sequence<int, I...>, const bf16* x, int inputs, const bf16* w, const float* bias, bf16* out, int64_t stride, int wide, Ahead& ahead) {
-    const __m512 low = bias ? _mm512_maskz_loadu_ps(upto(wide), bias) : _mm512_setzero_ps(), high = bias ? _mm512_maskz_loadu_ps(upto(std::max(0, wide - 16)), bias + 16) : low;
-    __m512 left[] = {(void(I), low)...}, right[] = {(void(I), high)...};
-    for (int from = 0; from < inputs; from += 16) {
-        ahead.next();
-        for (int k = from; k < std::min(inputs, from + 16); k += 2, w += 2*WIDE) {
-            _mm_prefetch((const char*)(w + 128*WIDE), _MM_HINT_T0); _mm_prefetch((const char*)(w + 128*WIDE + WIDE), _MM_HINT_T0);
-            const __m512bh w0 = (__m512bh)_mm512_loadu_si512(w), w1 = (__m512bh)_mm512_loadu_si512(w + WIDE);
-            ([&] {
-                int32_t two; memcpy(&two, x + (int64_t)I*inputs + k, 4);
-                const __m512bh both = (__m512bh)_mm512_set1_epi32(two);
-                left[I] = _mm512_dpbf16_ps(left[I], both, w0); right[I] = _mm512_dpbf16_ps(right[I], both, w1);
-            }(), ...);
-        }
-    }
-    (_mm512_mask_storeu_epi16(out + I*stride, upto32(wide), (__m512i)_mm512_cvtne2ps_pbh(right[I], left[I])), ...);
-}
 
 // Panel p of weights (inputs, outputs)
 static void pack(const float* w, int inputs, int outputs, int p, bf16* to) {
@@ -114,12 +93,13 @@ static void rows_times_weights(const bf16* x, const float* w, const float* bias,
         for (int64_t part = 0; part < parts; part++) {
             const int64_t from = first + n*part/parts, to = first + n*(part + 1)/parts; const int here = int(to - from), tiles = (here + 11)/12;
             Ahead ahead = {x + to*inputs, inputs, (inputs + WIDE - 1)/WIDE, part + 1 < parts ? here : 0, 0};
-            for (int p = 0; p < panels; p++) for (int i = 0; i < tiles; i++) {
-                const int64_t top = from + here*i/tiles;
-                switch (here*(i + 1)/tiles - here*i/tiles) {
-                    #define ROWS(n) case n: tile(std::make_integer_sequence<int, n>(), x + top*inputs, inputs, packed + p*size, bias ? bias + p*WIDE : nullptr, out + top*outputs + p*WIDE, outputs, outputs - p*WIDE, ahead); break;
-                    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
-                    #undef ROWS
+            for (int p = 0; p < panels; p++) {
+                const int wide = outputs - p*WIDE; const __mmask16 m0 = upto(wide), m1 = upto(std::max(0, wide - 16));
+                const __m512 low = bias ? _mm512_maskz_loadu_ps(m0, bias + p*WIDE) : _mm512_setzero_ps(), high = bias ? _mm512_maskz_loadu_ps(m1, bias + p*WIDE + 16) : low;
+                for (int i = 0; i < tiles; i++) {
+                    const int64_t top = from + here*i/tiles; bf16* to = out + top*outputs + p*WIDE;
+                    tile<2>(here*(i + 1)/tiles - here*i/tiles, x + top*inputs, inputs, inputs/2, packed + p*size, low, high, [&] { ahead.next(); },
+                         [=](int row, __m512 left, __m512 right) { _mm512_mask_storeu_epi16(to + (int64_t)row*outputs, upto32(wide), (__m512i)_mm512_cvtne2ps_pbh(right, left)); });
                 }
             }
         }
@@ -159,26 +139,6 @@ struct Side {                                              // one of the two mat
         }
     }
 };
-
-// As many columns of g as there are I, at most 12, times 32 of x, summed over `pairs` of rows; the 24 sums stay in registers
-template<int... I>
-static inline void tile_over_rows(std::integer_sequence<int, I...>, const bf16* g, const bf16* x, int pairs, float* out, int64_t stride, __mmask16 m0, __mmask16 m1, bool first, Ahead& ahead) {
-    __m512 left[] = {(void(I), _mm512_setzero_ps())...}, right[] = {(void(I), _mm512_setzero_ps())...};
-    ((_mm_prefetch((const char*)(out + I*stride), _MM_HINT_T0), _mm_prefetch((const char*)(out + I*stride + 16), _MM_HINT_T0)), ...);
-    for (int from = 0; from < pairs; from += 8) {
-        ahead.next();
-        for (int k = from; k < std::min(pairs, from + 8); k++, g += 2*WIDE, x += 2*WIDE) {
-            const __m512bh x0 = (__m512bh)_mm512_loadu_si512(x), x1 = (__m512bh)_mm512_loadu_si512(x + 32);
-            ([&] {
-                int32_t two; memcpy(&two, g + 2*I, 4);
-                const __m512bh both = (__m512bh)_mm512_set1_epi32(two);
-                left[I] = _mm512_dpbf16_ps(left[I], both, x0); right[I] = _mm512_dpbf16_ps(right[I], both, x1);
-            }(), ...);
-        }
-    }
-    if (!first) ((left[I] = _mm512_add_ps(left[I], _mm512_maskz_loadu_ps(m0, out + I*stride)), right[I] = _mm512_add_ps(right[I], _mm512_maskz_loadu_ps(m1, out + I*stride + 16))), ...);
-    ((_mm512_mask_storeu_ps(out + I*stride, m0, left[I]), _mm512_mask_storeu_ps(out + I*stride + 16, m1, right[I])), ...);
-}
 
 extern "C" {
 
@@ -223,12 +183,14 @@ void weight_gradient(const bf16* g, const bf16* x, float* gweight, float* gbias,
                     const int high = std::min(WIDE, outputs - i*WIDE), tiles = (high + 11)/12, wide = inputs - j*WIDE;
                     const __mmask16 m0 = upto(wide), m1 = upto(std::max(0, wide - 16));
                     for (int n = 0; n < tiles; n++) {
-                        const int top = high*n/tiles;
-                        switch (high*(n + 1)/tiles - top) {
-                            #define ROWS(n) case n: tile_over_rows(std::make_integer_sequence<int, n>(), g_panels + (i - i0)*PANEL + 2*top, x_panels + (j - j0)*PANEL, pairs, \
-                                                         gweight + (int64_t)(i*WIDE + top)*inputs + j*WIDE, inputs, m0, m1, k == 0, my_next.rows ? my_next : our_next); break;
-                            ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
-                        }
+                        const int top = high*n/tiles; float* to = gweight + (int64_t)(i*WIDE + top)*inputs + j*WIDE; Ahead& next = my_next.rows ? my_next : our_next;
+                        const int rows_here = high*(n + 1)/tiles - top;
+                        for (int row = 0; row < rows_here; row++) { _mm_prefetch((const char*)(to + (int64_t)row*inputs), _MM_HINT_T0); _mm_prefetch((const char*)(to + (int64_t)row*inputs + 16), _MM_HINT_T0); }
+                        tile<2*WIDE>(rows_here, g_panels + (i - i0)*PANEL + 2*top, 2, pairs, x_panels + (j - j0)*PANEL, _mm512_setzero_ps(), _mm512_setzero_ps(), [&] { next.next(); }, [=](int row, __m512 left, __m512 right) {
+                            float* sum = to + (int64_t)row*inputs;
+                            if (k) { left = _mm512_add_ps(left, _mm512_maskz_loadu_ps(m0, sum)); right = _mm512_add_ps(right, _mm512_maskz_loadu_ps(m1, sum + 16)); }
+                            _mm512_mask_storeu_ps(sum, m0, left); _mm512_mask_storeu_ps(sum + 16, m1, right);
+                        });
                     }
                 }
             }

@@ -295,7 +295,7 @@ class _HalfLinear(torch.autograd.Function):
         return gx.to(ctx.dtype) if wants_x else None, gweight, gbias, None, None, None
 
 def _weight_gradient(g, x, weight, bias):              # g (rows, outputs), x (rows, inputs) -> (outputs, inputs), and (outputs,) or None
-    large = g.shape[1]*x.shape[1] > 2**19              # there the library is nearly as quick, and a step of MAR-B took 0.15 GB less with it, by where its blocks of memory come to lie
+    large = g.shape[1]*x.shape[1] > 2**19              # there the library is nearly as quick, and a step of MAR-B takes less memory with it, by where blocks come to lie
     if large or not _in_cpp(g, weight): return _summed_over_rows(g, x, weight.dtype), _column_sums(g, weight.dtype) if bias else None
     gweight, gbias = torch.ops.marlearn.weight_gradient(g, x, bias)
     return gweight, gbias if bias else None
