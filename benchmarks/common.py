@@ -17,9 +17,11 @@ from marlearn.heads import HeadConfig
 from marlearn.mar import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-TOY = ModelConfig(n_tokens=64, token_dim=4, n_classes=10, width=256, encoder_blocks=4, decoder_blocks=4, heads=4, class_slots=16,
+TOY = ModelConfig(n_tokens=64, token_dim=4, n_classes=10, width=256, encoder_blocks=4, decoder_blocks=4, heads=4,
+                  class_slots=16,
                   dropout=0.0, head=HeadConfig(blocks=3, width=256))
-TINY = ModelConfig(n_tokens=16, token_dim=4, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2,
+TINY = ModelConfig(n_tokens=16, token_dim=4, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2,
+                   class_slots=2,
                    dropout=0.0, head=HeadConfig(blocks=2, width=32)) # for the tests
 PAPER = {'mar-b': mar_base, 'mar-l': mar_large, 'mar-h': mar_huge}
 # hidden tokens as in the paper, for all modes
@@ -27,7 +29,8 @@ MODELS = {'tiny': TINY, 'toy': TOY} | {name: replace(run().model, mask_multiple=
 
 def commit()->str:
     "Which version was timed; '+' where files have changed since"
-    def git(*args): return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True).stdout.strip()
+    def git(*args):
+        return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True).stdout.strip()
     return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else '')
 
 def machine(device:str)->dict:
@@ -49,7 +52,8 @@ def side_by_side(
     cases:dict[str, Callable], # name -> work
     repeats:int, # of every case
     device:str,
-    before:int=0, # untimed calls of the same case before each timed one: what another case left in memory is not its fault
+    # untimed calls of the same case before each timed one: what another case left in memory is not its fault
+    before:int=0,
 )->tuple[dict[str, list[float]], dict[str, float]]: # seconds of every repeat, and of the first call of each
     "Time all cases in turn, round after round: whatever disturbs the machine disturbs all of them"
     first = {name: timed(work, device) for name, work in cases.items()}
@@ -73,7 +77,8 @@ def as_rows(
     plain, rows = statistics.median(seconds['plain']), []
     for mode, every in seconds.items():
         s = spread(every)
-        rows.append(about | {'mode': mode, 'batch': batch, 'seconds': s, 'ratio': plain/s['median'], 'first_call': first[mode],
+        rows.append(about | {'mode': mode, 'batch': batch, 'seconds': s, 'ratio': plain/s['median'],
+                             'first_call': first[mode],
                              'images_per_second': batch/s['median'], 'all_seconds': every})
     return rows
 
@@ -81,8 +86,11 @@ def peak_memory(
     code:str, # Python, run in a process of its own, whose last line of output is a number of bytes: see `report_memory`
     tries:int=3, # a process's resident memory varies by some percent
 )->dict: # GB: median, min, max
-    def run(): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    return spread([float(run().split()[-1])/1e9 for _ in range(tries)])
+    sizes = []
+    for _ in range(tries):
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
+        sizes.append(float(done.stdout.split()[-1])/1e9)
+    return spread(sizes)
 
 def report_memory(device:str):
     "Print the most that this process has held so far (on a CPU: resident; on a GPU: allocated)"

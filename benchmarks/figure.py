@@ -16,7 +16,8 @@ if __name__ == '__main__':
         ms, colour = 1000*r['seconds_per_image'], 'C1' if r['frechet'] < best else 'C0'
         best = min(best, r['frechet'])
         marker = 'D' if r['way'] == 'exact' else 'o'
-        ax.errorbar(ms, r['frechet'], yerr=r['frechet_sd'], fmt=marker, color=colour, capsize=2, label=f"{k}  {r['way']}")
+        ax.errorbar(ms, r['frechet'], yerr=r['frechet_sd'], fmt=marker, color=colour, capsize=2,
+                    label=f"{k}  {r['way']}")
         ax.annotate(str(k), (ms, r['frechet']), fontsize=8, xytext=(4, 4), textcoords='offset points')
     ax.set(xscale='log', xlabel='ms for a picture, shipped CIFAR-10 model', ylabel='Frechet distance, three seeds',
            title='orange: nothing faster is better')

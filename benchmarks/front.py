@@ -34,10 +34,13 @@ WAYS = { # name -> what differs from EXACT, source
     'dpm++ 6': ({'sampler': 'dpm++', 'diff_steps': 6}, 'DPM-Solver++ (Lu et al. 2022)'),
     'ddpm 25, 8 sets': ({'diff_steps': 25, 'ar_steps': 8}, 'MAR (Li et al. 2024)'),
     'ddpm 25, 4 sets': ({'diff_steps': 25, 'ar_steps': 4}, 'MAR (Li et al. 2024)'),
-    'ddpm 25, 8 sets, exponential': ({'diff_steps': 25, 'ar_steps': 8, 'schedule': 'exponential'}, 'MaskGIT (Chang et al. 2022)'),
+    'ddpm 25, 8 sets, exponential': ({'diff_steps': 25, 'ar_steps': 8, 'schedule': 'exponential'},
+                                     'MaskGIT (Chang et al. 2022)'),
     'ddpm 25, 8 sets, checkerboard': ({'diff_steps': 25, 'ar_steps': 8, 'order': 'checkerboard'}, 'checkerboard order'),
-    'ddpm 25, 8 sets, halton': ({'diff_steps': 25, 'ar_steps': 8, 'order': 'halton'}, 'Halton order (Besnier et al. 2025)'),
-    'ddpm 25, guided up to half': ({'diff_steps': 25, 'guidance': (0.0, 0.5)}, 'guidance interval (Kynkaanniemi et al. 2024)'),
+    'ddpm 25, 8 sets, halton': ({'diff_steps': 25, 'ar_steps': 8, 'order': 'halton'},
+                                'Halton order (Besnier et al. 2025)'),
+    'ddpm 25, guided up to half': ({'diff_steps': 25, 'guidance': (0.0, 0.5)},
+                                   'guidance interval (Kynkaanniemi et al. 2024)'),
     'dpm++ 6, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 6}, 'both'),
     'dpm++ 10, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 10}, 'both'),
     'annealed 25 to 3, 8 sets': ({'ar_steps': 8, 'diff_steps': (25, 3)}, 'both'),
@@ -62,7 +65,7 @@ class Front:
         self.classes, self.tokenizer, self.models = c.classes, c.tokenizer, {'shipped': c.model}
         for kind in KINDS if with_heads else ():
             found = latest_checkpoint(RUNS/kind)
-            if not found: raise SystemExit(f"{RUNS/kind} holds no trained head: run python -m benchmarks.heads, or give --no-heads")
+            if not found: raise SystemExit(f"{RUNS/kind} holds no head: run benchmarks.heads, or give --no-heads")
             self.models[kind] = load_checkpoint(found, device=device).model
         for model in self.models.values(): cast_linear_layers(model, self.dtype)
         self.extractor, self.reference = cifar10_classifier(), reference_statistics('cifar10')
@@ -89,9 +92,11 @@ def row(name, way, seconds, judged, n_timed):
     options, source, head = way
     distances, recognised = zip(*judged)
     s = spread(seconds[name])
-    return {'way': name, 'head': head, 'source': source, 'options': {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-            'seconds_per_image': s['median']/n_timed, 'seconds': s, 'ratio': spread(seconds['exact'])['median']/s['median'],
-            'frechet': statistics.mean(distances), 'frechet_sd': statistics.stdev(distances) if len(distances) > 1 else None,
+    sd = statistics.stdev(distances) if len(distances) > 1 else None
+    return {'way': name, 'head': head, 'source': source, 'options': options,
+            'seconds_per_image': s['median']/n_timed, 'seconds': s,
+            'ratio': spread(seconds['exact'])['median']/s['median'],
+            'frechet': statistics.mean(distances), 'frechet_sd': sd,
             'frechet_all': distances, 'recognised': statistics.mean(recognised)}
 
 if __name__ == '__main__':
@@ -119,5 +124,6 @@ if __name__ == '__main__':
         columns = ['way', 'seconds_per_image', 'x exact', 'frechet', '+-', 'recognised']
         print(table(shown, columns).splitlines()[-1], flush=True)
     settings = {'exact': EXACT, 'n': args.n, 'seeds': args.seeds}
-    write({'what': 'quality and time of approximations', 'command': ' '.join(['python -m benchmarks.front', *sys.argv[1:]]),
+    command = ' '.join(['python -m benchmarks.front', *sys.argv[1:]])
+    write({'what': 'quality and time of approximations', 'command': command,
            'settings': settings, 'machine': machine(args.device), 'commit': commit(), 'rows': rows}, args.out)

@@ -1,5 +1,5 @@
-"""The paper's algorithm written straight down: float32, the head asked for every token and known ones left out of the loss,
-all conditions computed anew at every diffusion step
+"""The paper's algorithm written straight down: float32, the head asked for every token and known ones left out of the
+loss, all conditions computed anew at every diffusion step
 
 It shares the model's weights with the library and draws the same noise in the same order, so it is the oracle for
 everything that is faster."""
@@ -54,7 +54,8 @@ def train_step(model, average, tokens, labels, opt, generator, clip=3.0, decay=0
     return value.item()
 
 @torch.no_grad()
-def generate(model:ImageModel, labels, *, ar_steps, diff_steps=100, cfg_scale=1.0, guidance='linear', temperature=1.0, generator=None):
+def generate(model:ImageModel, labels, *, ar_steps, diff_steps=100, cfg_scale=1.0, guidance='linear', temperature=1.0,
+             generator=None):
     "Draw pictures' tokens"
     c, net, schedule = model.config, model.head.net, respace(model.head.schedule, diff_steps)
     B, N, P, device = len(labels), c.n_tokens, c.token_dim, labels.device

@@ -11,7 +11,8 @@ from .common import MODELS, as_rows, commit, machine, peak_memory, report_memory
 
 BATCH = {'tiny': 4, 'toy': 16, 'mar-b': 2, 'mar-l': 2, 'mar-h': 1}
 GUIDANCE = {'tiny': (1.0, 3.0), 'toy': (1.0, 3.0), 'mar-b': (2.9,), 'mar-l': (2.9,), 'mar-h': (2.9,)}
-FASTEST = {'ar_steps': 4, 'diff_steps': 10} # of the ways in benchmarks.front that three seeds cannot tell from the exact one
+# of the ways in benchmarks.front that three seeds cannot tell from the exact one
+FASTEST = {'ar_steps': 4, 'diff_steps': 10}
 MODES = ('plain', 'default', 'compiled', 'fastest')
 
 def make_model(name, device, seed=0):
@@ -45,7 +46,8 @@ def measure(name, batch, scale, repeats, device, ar_steps=16, diff_steps=100, mo
     "One setting's rows of the table"
     held = {}
     for mode in modes if memory else ():
-        code = f"import benchmarks.sample as s; s.remember({name!r}, {mode!r}, {batch}, {scale}, {device!r}, {ar_steps})"
+        call = f"remember({name!r}, {mode!r}, {batch}, {scale}, {device!r}, {ar_steps})"
+        code = f"import benchmarks.sample; benchmarks.sample.{call}"
         held[mode] = peak_memory(code, min(3, repeats))
     cases = {mode: work(name, mode, batch, scale, device, ar_steps, diff_steps) for mode in modes}
     seconds, first = side_by_side(cases, repeats, device)
@@ -59,11 +61,13 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--model', nargs='+', default=['toy'], choices=list(MODELS))
     parser.add_argument('--modes', nargs='+', default=list(MODES), choices=MODES)
-    parser.add_argument('--batch', type=int, help='pictures side by side (default: 16 for the toy, 2 for MAR-B and -L, 1 for MAR-H)')
+    parser.add_argument('--batch', type=int,
+                        help='pictures side by side (default: 16 for the toy, 2 for MAR-B and -L, 1 for MAR-H)')
     parser.add_argument('--ar-steps', type=int, default=16)
     parser.add_argument('--diff-steps', type=int, default=100)
     parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--no-memory', action='store_true', help='leave out the peak memory, which takes processes of its own')
+    parser.add_argument('--no-memory', action='store_true',
+                        help='leave out the peak memory, which takes processes of its own')
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/sample.json'))
     args = parser.parse_args()
@@ -72,11 +76,14 @@ if __name__ == '__main__':
     for name in args.model:
         for scale in GUIDANCE[name]:
             batch = args.batch or BATCH[name]
-            rows += measure(name, batch, scale, args.repeats, args.device, args.ar_steps, args.diff_steps, args.modes, not args.no_memory)
-            shown = [{'model': r['model'], 'guidance': r['cfg_scale'], 'mode': r['mode'], 'seconds': r['seconds']['median'],
+            rows += measure(name, batch, scale, args.repeats, args.device, args.ar_steps, args.diff_steps, args.modes,
+                            not args.no_memory)
+            shown = [{'model': r['model'], 'guidance': r['cfg_scale'], 'mode': r['mode'],
+                      'seconds': r['seconds']['median'],
                       'x plain': r['ratio'], 'first call': r['first_call'],
                       'memory GB': (r['peak_memory_gb'] or {}).get('median', '-')} for r in rows]
             print(table(shown, list(shown[0])), flush=True)
     command = ' '.join(['python -m benchmarks.sample', *sys.argv[1:]])
-    write({'what': 'drawing pictures (tokens only)', 'command': command, 'machine': machine(args.device), 'commit': commit(),
+    write({'what': 'drawing pictures (tokens only)', 'command': command, 'machine': machine(args.device),
+           'commit': commit(),
            'repeats': args.repeats, 'rows': rows}, args.out)

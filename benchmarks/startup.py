@@ -35,7 +35,8 @@ if __name__ == '__main__':
             s = seconds(arguments)
             if k: found[name].append(s)
     torch_alone = spread(found['import torch'])['median']
-    rows = [{'what': name, 'seconds': spread(s), 'median': spread(s)['median'], 'of torch': spread(s)['median']/torch_alone}
+    rows = [{'what': name, 'seconds': spread(s), 'median': spread(s)['median'],
+             'of torch': spread(s)['median']/torch_alone}
             for name, s in found.items()]
     print(table(rows, ['what', 'median', 'of torch']))
     write({'machine': machine('cpu'), 'commit': commit(), 'repeats': args.repeats, 'rows': rows}, args.out)

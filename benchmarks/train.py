@@ -26,7 +26,8 @@ def work(name, mode, batch, device, seed=0):
         opt = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.02)
         def plain_step():
             g = generator()
-            torch.randint(2**62, (), generator=g, device=device) # the library draws dropout's seed first: the same mask for both
+            # the library draws dropout's seed first: the same mask for both
+            torch.randint(2**62, (), generator=g, device=device)
             return plain.train_step(model, average, tokens, labels, opt, g)
         return plain_step
     ema, opt, dtype = EMA(model, 0.9999), make_optimizer(model, TrainConfig(lr=1e-4)), pick_precision(device)[0]
@@ -66,10 +67,13 @@ def measure(name, batch, repeats, device, modes=('plain', 'default', 'compiled')
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--model', nargs='+', default=['toy'], choices=list(MODELS))
-    parser.add_argument('--modes', nargs='+', default=['plain', 'default', 'compiled'], choices=['plain', 'default', 'compiled'])
-    parser.add_argument('--batch', type=int, help='images per step (default: 64 for the toy, 4 for MAR-B and -L, 2 for MAR-H)')
+    parser.add_argument('--modes', nargs='+', default=['plain', 'default', 'compiled'],
+                        choices=['plain', 'default', 'compiled'])
+    parser.add_argument('--batch', type=int,
+                        help='images per step (default: 64 for the toy, 4 for MAR-B and -L, 2 for MAR-H)')
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--no-memory', action='store_true', help='leave out the peak memory, which takes processes of its own')
+    parser.add_argument('--no-memory', action='store_true',
+                        help='leave out the peak memory, which takes processes of its own')
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/train.json'))
     args = parser.parse_args()
@@ -78,7 +82,8 @@ if __name__ == '__main__':
     for name in args.model:
         rows += measure(name, args.batch or BATCH[name], args.repeats, args.device, args.modes, not args.no_memory)
         shown = [{'model': r['model'], 'mode': r['mode'], 'seconds': r['seconds']['median'], 'x plain': r['ratio'],
-                  'first call': r['first_call'], 'memory GB': (r['peak_memory_gb'] or {}).get('median', '-')} for r in rows]
+                  'first call': r['first_call'], 'memory GB': (r['peak_memory_gb'] or {}).get('median', '-')}
+                  for r in rows]
         print(table(shown, list(shown[0])), flush=True)
     command = ' '.join(['python -m benchmarks.train', *sys.argv[1:]])
     write({'what': 'one training step', 'command': command, 'machine': machine(args.device), 'commit': commit(),

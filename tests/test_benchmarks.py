@@ -1,4 +1,4 @@
-"The plain rendering that benchmarks compare with is an oracle: same weights, same noise, same result; FLOPs are those that torch counts"
+"The plain rendering in benchmarks is an oracle: same weights, same noise, same result; FLOPs as torch counts"
 import json
 import subprocess
 import sys
@@ -95,13 +95,15 @@ def test_side_by_side_takes_turns():
 
 @pytest.mark.parametrize('what, modes', [('train', ['plain', 'default']), ('sample', ['plain', 'default', 'fastest'])])
 def test_benchmark_runs_and_writes_its_result(what, modes, tmp_path):
-    command = [sys.executable, '-m', f'benchmarks.{what}', '--model', 'tiny', '--repeats', '2', '--device', 'cpu', '--modes', *modes]
+    command = [sys.executable, '-m', f'benchmarks.{what}', '--model', 'tiny', '--repeats', '2', '--device', 'cpu',
+               '--modes', *modes]
     subprocess.run([*command, '--out', str(tmp_path/'r.json')], check=True, cwd=ROOT, capture_output=True)
     result = json.loads((tmp_path/'r.json').read_text())
     assert {'machine', 'commit', 'command', 'rows'} <= result.keys()
     assert {row['mode'] for row in result['rows']} == set(modes)
     for row in result['rows']:
-        assert row['seconds']['min'] <= row['seconds']['median'] <= row['seconds']['max'] and len(row['all_seconds']) == 2
+        assert row['seconds']['min'] <= row['seconds']['median'] <= row['seconds']['max']
+        assert len(row['all_seconds']) == 2
         if row['mode'] == 'plain': assert row['ratio'] == 1
         held = row['peak_memory_gb']
         assert .1 < held['min'] <= held['median'] <= held['max'] < 10

@@ -1,4 +1,4 @@
-"torch.compile in one place: the same result, one version for all mask ratios and sets, and a way out where it does not work"
+"torch.compile in one place: the same result, one version for all mask ratios, and a way out where it does not work"
 import os
 import shutil
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from marlearn.engine.hardware import EARNS_BACK, NOMINAL_SPEED, autocast, cast_linear_layers, compile_model, worth_compiling
+from marlearn.engine import hardware
+from marlearn.engine.hardware import autocast, cast_linear_layers, compile_model, worth_compiling
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
@@ -23,13 +24,15 @@ def losses(model, steps=6):
     opt, labels = make_optimizer(model, TrainConfig()), torch.arange(8)
     tokens = torch.randn(8, 16, 4, generator=torch.Generator().manual_seed(1))
     known = (1, 4, 2, 3, 5, 4)
-    return [train_step(model, tokens, labels, opt, generator=step_generator(0, step), n_known=known[step])['loss'].item()
+    return [train_step(model, tokens, labels, opt, generator=step_generator(0, step),
+                       n_known=known[step])['loss'].item()
             for step in range(steps)]
 
 def ready_to_draw():
     model = untrained().eval().requires_grad_(False)
     for p in model.head.parameters():
-        if not p.any(): nn.init.normal_(p, std=.2, generator=torch.Generator().manual_seed(3)) # at zero it would say the same to all
+        # at zero it would say the same to all
+        if not p.any(): nn.init.normal_(p, std=.2, generator=torch.Generator().manual_seed(3))
     return model
 
 def draw(model, B=3, make=generate, **options):
@@ -52,7 +55,8 @@ def from_scratch():
     torch.compiler.set_stance('default')
 
 needs_compiler = pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='no C++ compiler here')
-no_fall_back = pytest.mark.filterwarnings('error:torch.compile does not work here') # what was not compiled would agree as well
+# what was not compiled would agree as well
+no_fall_back = pytest.mark.filterwarnings('error:torch.compile does not work here')
 
 @needs_compiler
 @no_fall_back
@@ -79,7 +83,8 @@ def test_a_compiled_drawing_is_the_same(from_scratch):
         assert alike(draw(model, **options), draw(plain, **options))
     assert versions() == before
 
-MOST_VERSIONS = 12 # a block that answers for all rows, one that answers for some, the head's network; each with one row and with several
+# a block that answers for all rows, one that answers for some, the head's network; each with one row and with several
+MOST_VERSIONS = 12
 
 @needs_compiler
 @no_fall_back
@@ -114,7 +119,8 @@ print(len(losses(untrained(), 2)))
 
 def test_without_a_compiler_one_warning_and_on(tmp_path):
     env = {k: v for k, v in os.environ.items() if k not in ('CXX', 'CC')}
-    env |= {'PATH': str(tmp_path), 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path/'cache'), 'TORCHINDUCTOR_FX_GRAPH_CACHE': '0'}
+    env |= {'PATH': str(tmp_path), 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path/'cache'),
+            'TORCHINDUCTOR_FX_GRAPH_CACHE': '0'}
     code = WITHOUT_COMPILER.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -123,7 +129,7 @@ def test_without_a_compiler_one_warning_and_on(tmp_path):
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_auto_looks_at_the_length_of_the_run_and_says_so(device):
-    border = EARNS_BACK[device]*NOMINAL_SPEED[device]
+    border = hardware.EARNS_BACK[device]*hardware.NOMINAL_SPEED[device]
     (short, why_not), (long, why) = worth_compiling(device, .9*border), worth_compiling(device, 1.1*border)
     assert (short, long) == (False, True) and 'does not earn back' in why_not and 'earns it back' in why
 
