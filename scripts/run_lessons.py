@@ -26,7 +26,8 @@ def find(
     name = name.removesuffix('.ipynb')
     for path in (nbs/f'{name}.ipynb', Path(f'{name}.ipynb').resolve()):
         if path.exists(): return path
-    sys.exit(f'no notebook {name!r}; there are {", ".join(str(p.relative_to(nbs).with_suffix("")) for p in notebooks())}')
+    known = ', '.join(str(p.relative_to(nbs).with_suffix('')) for p in notebooks())
+    sys.exit(f'no notebook {name!r}; there are {known}')
 
 def smaller(
     png:str, # base64
