@@ -65,7 +65,7 @@ def compare(
     place = ', '.join(str(int(i)) for i in torch.unravel_index(worst, a.shape))
     raise Wrong(f'{a.flatten()[worst].item():.6g} at [{place}]', f'{b.flatten()[worst].item():.6g} there', where)
 
-# %% ../../nbs/course/exercises.ipynb #5eac3cd2
+# %% ../../nbs/course/exercises.ipynb #e8d19eb2
 @dataclass(frozen=True)
 class Verdict:
     "What a check says"
@@ -95,7 +95,8 @@ class Exercise:
     def judge(self, answer)->Verdict:
         "Look at an answer and write nothing down"
         name = f'Exercise {self.number}, {self.title}'
-        open_still = Verdict(None, f'{name}: not answered yet. About {self.minutes} minutes; '
+        about = '1 minute' if self.minutes == 1 else f'{self.minutes} minutes'
+        open_still = Verdict(None, f'{name}: not answered yet. About {about}; '
                                    'the hint is above, the solution folded below.')
         if answer is None or answer is ...: return open_still
         try: remark = self.check(answer)
