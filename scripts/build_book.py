@@ -35,10 +35,12 @@ def reader_cell(cell:dict)->dict|None: # None: nothing for a reader
     check = directives.get('export', '').startswith('course.checks.')
     if check and 'def check_' not in code: return None                    # its imports
     tags, shown = [], {}
-    if check: tags, shown = ['hide-input'], {'code_prompt_show': 'The check', 'code_prompt_hide': 'Hide the check'}
+    if check:
+        tags, shown = ['hide-input'], {'code_prompt_show': 'The check', 'code_prompt_hide': 'Hide the check'}
     if summary := directives.get('code-summary', '').strip('"'):
         tags, shown = ['hide-cell'], {'code_prompt_show': summary, 'code_prompt_hide': 'Hide the solution'}
-    if alt := directives.get('fig-alt'): shown['image'] = {'alt': alt}
+    if alt := directives.get('fig-alt'):
+        shown['image'] = {'alt': alt}
     return cell | {'source': code.splitlines(keepends=True), 'metadata': {'tags': tags, 'mystnb': shown}}
 
 def links_inside(
@@ -66,14 +68,17 @@ def reader_notebook(path:Path)->dict:
 
 def comments(function)->dict[str, str]:
     "The comment behind each parameter, and behind the closing bracket ('return')"
-    try: text = inspect.getsource(function)
+    try:
+        text = inspect.getsource(function)
     except (OSError, TypeError): return {}
     before, name = r'(?:\*{0,2}\w+\s*(?::[^,#]*)?,\s*)*', r'\*{0,2}(\w+)\s*(?::[^#]*?)?'
     parameter = re.compile(rf'^(?:.*[(,]\s*)?\s*{before}{name},?\s*#\s*(.*)$')
     found, head = {}, text.split('\n    "')[0]
     for line in head.splitlines():
-        if m := re.match(r'\s*\)\s*->.*?:\s*#\s*(.*)$', line): found['return'] = m[1]
-        elif m := parameter.match(line): found[m[1]] = m[2]
+        if m := re.match(r'\s*\)\s*->.*?:\s*#\s*(.*)$', line):
+            found['return'] = m[1]
+        elif m := parameter.match(line):
+            found[m[1]] = m[2]
     return found
 
 def cell_text(text)->str:
@@ -94,25 +99,31 @@ def parameters(thing)->list[tuple[str, str, str]]:
         def kind(f): return f.type if isinstance(f.type, str) else getattr(f.type, '__name__', str(f.type))
         return [(f.name, kind(f), notes.get(f.name, '')) for f in thing.__dataclass_fields__.values()]
     notes = comments(thing.__init__ if inspect.isclass(thing) else thing)
-    try: known = inspect.signature(thing).parameters
-    except (TypeError, ValueError): known = {}
+    try:
+        known = inspect.signature(thing).parameters
+    except (TypeError, ValueError):
+        known = {}
     def default(p): return '' if p.default is inspect.Parameter.empty else repr(p.default)[:60]
     rows = [(n, default(p), notes[n]) for n, p in known.items() if notes.get(n)]
     return rows + ([('returns', '', notes['return'])] if 'return' in notes else [])
 
 def describe(name:str, thing, level:int=2)->list[str]:
     "A function or class of the library in Markdown"
-    try: signature = str(inspect.signature(thing))
-    except (TypeError, ValueError): signature = ''
+    try:
+        signature = str(inspect.signature(thing))
+    except (TypeError, ValueError):
+        signature = ''
     signature = re.sub(r"(?:'|typing\.|torch\.|pathlib\.|collections\.abc\.)", '', signature)
-    if len(signature) >= 160: signature = '(...)'
+    if len(signature) >= 160:
+        signature = '(...)'
     short, kind = name.rpartition('.')[2], 'class ' if inspect.isclass(thing) else ''
     out = ['', f"{'#'*level} {short}", '', '```python', f'{kind}{short}{signature}', '```', '',
            cell_text(inspect.getdoc(thing) or ''), *table(parameters(thing))]
     if inspect.isclass(thing):
         for method, function in vars(thing).items():
             public = inspect.isfunction(function) and not method.startswith('_')
-            if public and inspect.getdoc(function): out += describe(f'{name}.{method}', function, level + 1)
+            if public and inspect.getdoc(function):
+                out += describe(f'{name}.{method}', function, level + 1)
     return out
 
 def reference(module_name:str)->str:
@@ -121,7 +132,8 @@ def reference(module_name:str)->str:
     out = [f'# marlearn.{module_name}', '', cell_text(inspect.getdoc(module) or '')]
     for name in module.__all__:
         thing = getattr(module, name)
-        if inspect.isclass(thing) or inspect.isfunction(thing): out += describe(name, thing)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            out += describe(name, thing)
         else:
             keys = f" with {', '.join(f'`{k}`' for k in thing)}" if isinstance(thing, dict) and thing else ''
             out += ['', f'## {name}', '', f'`{type(thing).__name__}`{keys}']
@@ -158,8 +170,10 @@ def glossary_page()->str:
 def write_source():
     "All pages that Sphinx reads"
     shutil.rmtree(work, ignore_errors=True)
-    for folder in ('api', 'engine', 'course'): (source/folder).mkdir(parents=True)
-    for name in ('conf.py', 'mathml.py'): shutil.copy(book/name, source/name)
+    for folder in ('api', 'engine', 'course'):
+        (source/folder).mkdir(parents=True)
+    for name in ('conf.py', 'mathml.py'):
+        shutil.copy(book/name, source/name)
     shutil.copytree(book/'_static', source/'_static')
     shutil.copytree(nbs/'images', source/'images')
     for path in (*nbs.glob('*.ipynb'), *nbs.glob('*/*.ipynb')):
@@ -175,7 +189,8 @@ def write_source():
         '# The library', '',
         'Every public name, with what its parameters mean. The notebook of the same name builds it.', '',
         '```{toctree}', '', *names, '```', '']), encoding='utf-8')
-    for name in names: (source/'api'/f'{name}.md').write_text(reference(name), encoding='utf-8')
+    for name in names:
+        (source/'api'/f'{name}.md').write_text(reference(name), encoding='utf-8')
 
 # Links
 
@@ -187,10 +202,14 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         a = dict(attributes)
-        if a.get('id'): self.anchors.add(a['id'])
-        if tag == 'a' and a.get('href'): self.links.append(a['href'])
-        if tag in ('img', 'script', 'source', 'iframe') and a.get('src'): self.loads.append(a['src'])
-        if tag == 'link' and a.get('href') and a.get('rel') not in ('canonical', 'author'): self.loads.append(a['href'])
+        if a.get('id'):
+            self.anchors.add(a['id'])
+        if tag == 'a' and a.get('href'):
+            self.links.append(a['href'])
+        if tag in ('img', 'script', 'source', 'iframe') and a.get('src'):
+            self.loads.append(a['src'])
+        if tag == 'link' and a.get('href') and a.get('rel') not in ('canonical', 'author'):
+            self.loads.append(a['href'])
 
 def broken_links(site:Path)->list[str]:
     "Links that lead nowhere inside the site, and anything that a page loads from elsewhere"
@@ -205,14 +224,18 @@ def broken_links(site:Path)->list[str]:
         for link in page.links + page.loads:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
-                if link in page.loads and parts.scheme != 'data': wrong.add(f'{here} loads {link}')
+                if link in page.loads and parts.scheme != 'data':
+                    wrong.add(f'{here} loads {link}')
                 continue
             target = (path.parent/unquote(parts.path)).resolve() if parts.path else path
-            if target.is_dir(): target = target/'index.html'
-            if not target.exists(): wrong.add(f'{here}: {link} does not exist')
+            if target.is_dir():
+                target = target/'index.html'
+            if not target.exists():
+                wrong.add(f'{here}: {link} does not exist')
             elif parts.fragment and target in pages and link in page.links:
                 found = unquote(parts.fragment) in pages[target].anchors
-                if not found: wrong.add(f'{here}: {link}, there is no such place')
+                if not found:
+                    wrong.add(f'{here}: {link}, there is no such place')
     return sorted(wrong)
 
 if __name__ == '__main__':

@@ -58,7 +58,8 @@ def timings()->list[dict]:
         for row in load(root/'benchmarks'/'results'/f'{what}.json')['rows']:
             model, batch = row['model'], row['batch']
             name = f'training step, {model}, {batch} pictures'
-            if what == 'sample': name = f"drawing {batch} pictures, {model}, guidance {row['cfg_scale']:g}"
+            if what == 'sample':
+                name = f"drawing {batch} pictures, {model}, guidance {row['cfg_scale']:g}"
             entry = work.setdefault(name, {'name': name, 'model': row['model'], 'modes': {}})
             entry['modes'][row['mode']] = (row['seconds']['median'], row['ratio'])
     return list(work.values())
@@ -100,7 +101,8 @@ def with_tables(notebook:dict)->dict:
     "The index with its written cells as they should be"
     for cell in notebook['cells']:
         make = TABLES.get(source(cell).partition('\n')[0]) if cell['cell_type'] == 'markdown' else None
-        if make: cell['source'] = make().splitlines(keepends=True)
+        if make:
+            cell['source'] = make().splitlines(keepends=True)
     return notebook
 
 def from_root(link:re.Match)->str:
@@ -118,10 +120,12 @@ def render(notebook:dict)->str:
             parts.append(LINK.sub(from_root, text))
             continue
         code = '\n'.join(l for l in text.splitlines() if not l.startswith('#| ')).strip()
-        if code: parts.append(f'```python\n{code}\n```')
+        if code:
+            parts.append(f'```python\n{code}\n```')
         for out in cell['outputs']:
             shown = ''.join(out.get('text') or out.get('data', {}).get('text/plain') or [])
-            if out.get('name') != 'stderr' and shown.strip(): parts.append(f'```\n{shown.rstrip()}\n```')
+            if out.get('name') != 'stderr' and shown.strip():
+                parts.append(f'```\n{shown.rstrip()}\n```')
     return '\n\n'.join(parts) + '\n'
 
 if __name__ == '__main__':

@@ -54,7 +54,8 @@ def run(path:Path):
         if cell.cell_type != 'code': continue
         cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and WIDGET not in o.get('data', {})]
         for o in cell.outputs:
-            if 'image/png' in o.get('data', {}): o['data']['image/png'] = smaller(o['data']['image/png'])
+            if 'image/png' in o.get('data', {}):
+                o['data']['image/png'] = smaller(o['data']['image/png'])
     notebook.metadata.pop('widgets', None)
     nbformat.write(notebook, path)
     subprocess.run([Path(sys.executable).parent/'nbdev-clean', '--fname', str(path)], check=True)

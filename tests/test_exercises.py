@@ -21,7 +21,8 @@ def code_cells(lesson): return [''.join(c['source']) for c in notebook_cells(les
 
 def parse(source):
     lines = ('' if line.lstrip().startswith(('%', '!')) else line for line in source.splitlines())
-    try: return ast.parse('\n'.join(lines))
+    try:
+        return ast.parse('\n'.join(lines))
     except SyntaxError: return None
 
 def imports(lesson):
@@ -106,4 +107,5 @@ def test_progress_is_kept_and_shown(tmp_path, monkeypatch):
     assert e(wrong).passed is False
     assert isinstance(progress(), Table) and ' tried once' in repr(progress())
     assert len(progress().rows) == len(EXERCISES)
-    for l in LESSONS: assert len(progress(l.number).rows) == len(BY_LESSON[l]), 'progress must count by lesson'
+    for l in LESSONS:
+        assert len(progress(l.number).rows) == len(BY_LESSON[l]), 'progress must count by lesson'

@@ -24,11 +24,13 @@ def sources(path, kind): return [''.join(c['source']) for c in cells(path) if c[
 def code_files():
     "Name and text of everything in which code stands: code cells, and Python files that people write or read"
     for nb in NOTEBOOKS:
-        for i, text in enumerate(sources(nb, 'code')): yield f'{nb.relative_to(ROOT)}, code cell {i}', text
+        for i, text in enumerate(sources(nb, 'code')):
+            yield f'{nb.relative_to(ROOT)}, code cell {i}', text
     for folder in ('marlearn', 'tests', 'scripts', 'benchmarks', 'book'):
         for path in sorted((ROOT/folder).rglob('*.py')):
             generated = '_build' in path.parts or path.name == '_modidx.py'
-            if not generated: yield str(path.relative_to(ROOT)), path.read_text(encoding='utf-8')
+            if not generated:
+                yield str(path.relative_to(ROOT)), path.read_text(encoding='utf-8')
     yield 'setup.py', (ROOT/'setup.py').read_text(encoding='utf-8')
 
 # The house
@@ -37,18 +39,21 @@ def test_one_notebook_one_module():
     homes = {}
     for nb in NOTEBOOKS:
         for text in sources(nb, 'code'):
-            if m := re.search(r'^#\|\s*default_exp\s+([\w.]+)', text, re.M): homes[m[1]] = nb
+            if m := re.search(r'^#\|\s*default_exp\s+([\w.]+)', text, re.M):
+                homes[m[1]] = nb
     assert sorted(homes) == PUBLIC
     for module, nb in homes.items():
         place = nb.relative_to(NBS).with_suffix('')
         if module in (GROUND, *FACES): assert str(place) == f'engine/{module}'
         elif '.' in module: assert str(place) == module.replace('.', '/')
-        else: assert place.name[3:] == module and module in LESSONS
+        else:
+            assert place.name[3:] == module and module in LESSONS
 
 def test_checks_are_those_of_the_lessons():
     exported = {nb.stem[3:]: set(re.findall(r'^#\|\s*export\s+(\S+)', '\n'.join(sources(nb, 'code')), re.M))
                 for nb in NOTEBOOKS if nb.stem[3:] in LESSONS}
-    for lesson, targets in exported.items(): assert targets <= {f'course.checks.{lesson}'}, lesson
+    for lesson, targets in exported.items():
+        assert targets <= {f'course.checks.{lesson}'}, lesson
     assert {f'course.checks.{lesson}' for lesson, targets in exported.items() if targets} == set(CHECKS)
 
 def test_lessons_are_those_of_the_table():
@@ -63,16 +68,19 @@ def imports(module):
     path = LIB/f"{module.replace('.', '/')}.py"
     package = ['marlearn', *module.split('.')[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import): names = [a.name for a in node.names]
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[:len(package) - node.level + 1] if node.level else []
             base = '.'.join(base + (node.module.split('.') if node.module else []))
             names = [f'{base}.{a.name}' for a in node.names]        # of a package: its modules; of a module: its names
-        else: continue
+        else:
+            continue
         for name in names:
             parts = name.split('.')[1:] if name.split('.')[0] == 'marlearn' else []
             known = ['.'.join(parts[:n]) for n in range(len(parts), 0, -1) if '.'.join(parts[:n]) in MODULES]
-            if known: yield known[0]
+            if known:
+                yield known[0]
 
 def allowed(module, imported):
     "Whether an arrow may be drawn"
@@ -148,8 +156,10 @@ def rebuilt(tmp_path_factory):
     "A copy of the project after nbdev-export and nbdev-clean"
     copy = tmp_path_factory.mktemp('rebuilt')/'marlearn'
     ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
-    for name in ('nbs', 'marlearn'): shutil.copytree(ROOT/name, copy/name, ignore=ignore)
-    for name in ('pyproject.toml', 'settings.ini', 'setup.py', 'README.md'): shutil.copy(ROOT/name, copy/name)
+    for name in ('nbs', 'marlearn'):
+        shutil.copytree(ROOT/name, copy/name, ignore=ignore)
+    for name in ('pyproject.toml', 'settings.ini', 'setup.py', 'README.md'):
+        shutil.copy(ROOT/name, copy/name)
     for command in ('nbdev-export', 'nbdev-clean'):
         subprocess.run([str(Path(sys.executable).parent/command)], cwd=copy, check=True, capture_output=True)
     return copy
@@ -181,7 +191,8 @@ def test_notebook_has_clean_outputs(notebook):
 def lesson_numbers(text):
     "Numbers of the lessons that a text names: a notebook, 'lesson 12', 'lessons 3 and 5'"
     numbers = re.findall(r'(\d\d)_\w+\.ipynb', text)
-    for group in re.findall(r'[Ll]essons? ((?:\d+(?:, | and | to )?)+)', text): numbers += re.findall(r'\d+', group)
+    for group in re.findall(r'[Ll]essons? ((?:\d+(?:, | and | to )?)+)', text):
+        numbers += re.findall(r'\d+', group)
     return {int(n) for n in numbers}
 
 def pointers(path):
@@ -199,7 +210,8 @@ def test_notebooks_that_are_named_exist():
     "In prose, links and programs: no pointer to a notebook that has moved"
     texts = {str(nb.relative_to(ROOT)): '\n'.join(sources(nb, 'markdown')) for nb in NOTEBOOKS}
     texts |= dict(code_files())
-    for name in ('README.md', 'CONTRIBUTING.md', 'Makefile'): texts[name] = (ROOT/name).read_text(encoding='utf-8')
+    for name in ('README.md', 'CONTRIBUTING.md', 'Makefile'):
+        texts[name] = (ROOT/name).read_text(encoding='utf-8')
     known = {nb.name for nb in NOTEBOOKS}
     named = [(where, n) for where, text in texts.items() for n in re.findall(r'\b\d\d_\w+\.ipynb', text)]
     assert len(named) > 40

@@ -48,13 +48,15 @@ def compare(
 ):
     "Raise `Wrong` unless both are equal"
     if saw is None: raise Wrong('None: is a `return` missing?', expected, where)
-    if isinstance(expected, bool) and getattr(saw, 'shape', None) == (): saw = bool(saw)
+    if isinstance(expected, bool) and getattr(saw, 'shape', None) == ():
+        saw = bool(saw)
     if isinstance(expected, (str, bool)) or expected is None:
         if not isinstance(saw, type(expected)) or saw != expected: raise Wrong(saw, expected, where)
         return
     import torch
     def tensor(v): return v.detach().cpu() if isinstance(v, torch.Tensor) else torch.as_tensor(v)
-    try: a, b = tensor(saw), tensor(expected)
+    try:
+        a, b = tensor(saw), tensor(expected)
     except (TypeError, ValueError, RuntimeError):                      # lists of words, for example
         if saw != expected: raise Wrong(saw, expected, where) from None
         return
@@ -99,7 +101,8 @@ class Exercise:
         open_still = Verdict(None, f'{name}: not answered yet. About {about}; '
                                    'the hint is above, the solution folded below.')
         if answer is None or answer is ...: return open_still
-        try: remark = self.check(answer)
+        try:
+            remark = self.check(answer)
         except NotImplementedError: return open_still
         except Wrong as e:
             where = f'  for        {e.where}\n' if e.where else ''
@@ -108,14 +111,16 @@ class Exercise:
             where, last = '', traceback.extract_tb(e.__traceback__)[-1]
             saw = f'{type(e).__name__}: {e}, line {last.lineno} of {last.name}'
             expected = 'an answer without an exception'
-        else: return Verdict(True, f'{name}: passed.' + (f' {remark}' if remark else ''))
+        else:
+            return Verdict(True, f'{name}: passed.' + (f' {remark}' if remark else ''))
         return Verdict(False, f'{name}: not yet right.\n{where}  saw        {saw}\n  expected   {expected}')
 
     def __call__(self, answer)->Verdict:
         "Look at an answer, count the try, and remember that it passed"
         from marlearn.course.progress import record                   # here: `progress` lists what is registered below
         verdict = self.judge(answer)
-        if verdict.passed is not None: record(self.number, verdict.passed)
+        if verdict.passed is not None:
+            record(self.number, verdict.passed)
         return verdict
 
     def accepts(self, answer):
@@ -145,4 +150,5 @@ def load_exercises(
     "Load the checks that the lessons export"
     names = {l.name for l in LESSONS if lesson in (None, l.number)}
     for module in pkgutil.iter_modules(importlib.import_module('marlearn.course.checks').__path__):
-        if module.name in names: importlib.import_module(f'marlearn.course.checks.{module.name}')
+        if module.name in names:
+            importlib.import_module(f'marlearn.course.checks.{module.name}')

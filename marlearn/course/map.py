@@ -122,7 +122,8 @@ class Table:
             for k in range(max(map(len, r))):
                 cells = [(c[k] if k < len(c) else '').ljust(w) for c, w in zip(r, widths)]
                 lines.append('  '.join(cells).rstrip())
-            if r is wrapped[0]: lines.append('  '.join('-'*w for w in widths))
+            if r is wrapped[0]:
+                lines.append('  '.join('-'*w for w in widths))
         return '\n'.join(lines)
 
 def lessons_table()->Table:
@@ -204,7 +205,8 @@ def concept_map(
     ax.set(xlim=(0, 9), ylim=(0, 3.15))
     ax.set_axis_off()
     fig.subplots_adjust(0, 0, 1, 1)
-    for part in _PLACES: _draw_part(ax, part, here)
+    for part in _PLACES:
+        _draw_part(ax, part, here)
 
     arrow = {'arrowstyle': '-|>', 'color': '0.35'}
     small = {'fontsize': 8, 'ha': 'center', 'va': 'center', 'color': '0.25'}

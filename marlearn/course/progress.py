@@ -19,7 +19,8 @@ def progress_file()->Path:
 
 def read_progress()->dict: # number -> {'passed': date or None, 'tries': count}
     "What was passed so far; a damaged file counts as empty"
-    try: found = json.loads(progress_file().read_text(encoding='utf-8'))
+    try:
+        found = json.loads(progress_file().read_text(encoding='utf-8'))
     except (OSError, ValueError): return {}
     return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
 

@@ -19,7 +19,8 @@ def free_port():
 @pytest.fixture(scope='session')
 def browser():
     sync_api = pytest.importorskip('playwright.sync_api', reason='no playwright here: `make test-browser` installs it')
-    if not CHROMIUM: pytest.skip('no Chromium here: `make test-browser` installs it')
+    if not CHROMIUM:
+        pytest.skip('no Chromium here: `make test-browser` installs it')
     with sync_api.sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield chromium
@@ -47,7 +48,8 @@ def lab(tmp_path_factory):
     "The address of a JupyterLab whose notebooks are copies"
     place = tmp_path_factory.mktemp('lab')
     shutil.copytree(ROOT/'nbs', place/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
-    for name in ('data', 'tests'): (place/name).symlink_to(ROOT/name)
+    for name in ('data', 'tests'):
+        (place/name).symlink_to(ROOT/name)
     settings = { # all cells are in the page, also those out of sight; nothing pops up
         'notebook-extension/tracker': {'windowingMode': 'none'},
         'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
@@ -73,7 +75,8 @@ def lab(tmp_path_factory):
         except OSError:
             assert server.poll() is None, (place/'log').read_text()[-2000:]
             time.sleep(.25)
-    else: pytest.fail('JupyterLab did not start within a minute')
+    else:
+        pytest.fail('JupyterLab did not start within a minute')
     yield address
     server.terminate()
     server.wait(20)

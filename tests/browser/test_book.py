@@ -59,7 +59,8 @@ def test_dark_mode_darkens(page, book, pictures):
         if theme() == 'dark': break
         page.locator('.theme-switch-button:visible').first.click()
         item = page.locator('.theme-change-button:visible', has_text=re.compile('dark', re.I))
-        if item.count(): item.first.click()
+        if item.count():
+            item.first.click()
     assert theme() == 'dark'
     assert sum(colour(page.locator('body').element_handle())) < 200
     figure = page.locator('article img').nth(1)
@@ -78,7 +79,8 @@ def test_the_link_checker_sees_what_is_wrong(tmp_path):
     (tmp_path/'a.html').write_text(wrong + right)
     found = build_module().broken_links(tmp_path)
     assert len(found) == 3
-    for part in ('b.html does not exist', '#nowhere', 'loads https'): assert any(part in f for f in found), part
+    for part in ('b.html does not exist', '#nowhere', 'loads https'):
+        assert any(part in f for f in found), part
 
 def test_links_to_files_of_the_repository_become_text():
     inside = build_module().links_inside

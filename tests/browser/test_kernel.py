@@ -13,12 +13,14 @@ def run(path):
     notebook = nbformat.read(path, 4)
     env = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_PROGRESS': os.devnull + '/none'}
     where = {'metadata': {'path': str(path.parent)}}
-    try: NotebookClient(notebook, timeout=900, kernel_name='python3', resources=where).execute(env=env)
+    try:
+        NotebookClient(notebook, timeout=900, kernel_name='python3', resources=where).execute(env=env)
     except Exception as e: return str(e)[-3000:]
 
 @pytest.fixture(scope='session')
 def results():
-    if not os.environ.get('MARLEARN_KERNEL'): pytest.skip('runs with `make test-browser`')
+    if not os.environ.get('MARLEARN_KERNEL'):
+        pytest.skip('runs with `make test-browser`')
     with ThreadPoolExecutor(2) as pool: return dict(zip(NOTEBOOKS, pool.map(run, NOTEBOOKS)))
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: f'{p.parent.name}/{p.stem}')

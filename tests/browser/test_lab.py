@@ -16,7 +16,8 @@ def open_lesson(page, lab, name):
         kernels = [s['kernel'] for s in sessions if s['path'] == f'{name}.ipynb']
         if any(k['execution_state'] == 'idle' and k['connections'] for k in kernels): break
         page.wait_for_timeout(500)
-    else: pytest.fail(f'no kernel for {name} within a minute')
+    else:
+        pytest.fail(f'no kernel for {name} within a minute')
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
 
 def run_all(page, seconds=300):
@@ -47,12 +48,14 @@ def test_lesson_runs_and_its_slider_redraws(page, lab, pictures, name):
     before = image.get_attribute('src')
     handle = widget.locator('.noUi-handle').first
     handle.focus()
-    for key in ('ArrowRight', 'ArrowRight', 'ArrowRight'): page.keyboard.press(key)
+    for key in ('ArrowRight', 'ArrowRight', 'ArrowRight'):
+        page.keyboard.press(key)
     for _ in range(120):
         page.wait_for_timeout(500)
         now = widget.locator('img').first.get_attribute('src') if widget.locator('img').count() else None
         if now and now != before: break
-    else: pytest.fail('the slider was moved and the picture stayed the same')
+    else:
+        pytest.fail('the slider was moved and the picture stayed the same')
     page.screenshot(path=pictures/f'lab-{name}-slider.png')
 
 def test_solution_is_folded_and_opens(page, lab, pictures):

@@ -10,12 +10,14 @@ def in_order_of_drawing(order, counts, draw_set):
 def forgets_what_is_known(order, counts, draw_set):
     tokens = [None]*len(order)
     for n in counts:
-        for place, token in zip(order[:n], draw_set([], order[:n])): tokens[place] = token
+        for place, token in zip(order[:n], draw_set([], order[:n])):
+            tokens[place] = token
     return tokens
 
 def one_at_a_time(order, counts, draw_set):
     tokens = [None]*len(order)
-    for k, place in enumerate(order): tokens[place] = draw_set(order[:k], [place])[0]
+    for k, place in enumerate(order):
+        tokens[place] = draw_set(order[:k], [place])[0]
     return tokens
 
 WRONG = {
