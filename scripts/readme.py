@@ -7,7 +7,7 @@ import json, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-nbs = root/'nbs'
+nbs, results = root/'nbs', root/'benchmarks'/'results'
 LINK = re.compile(r'\]\((?!https?:|#)([^)]*)')                 # relative to nbs/ in the notebook, to the root in README
 
 def source(cell:dict)->str: return ''.join(cell['source'])
@@ -51,49 +51,44 @@ def engine_cell()->str:
         'module promises, how it is used, and cells that prove it.', '',
         '| notebook | module | what it promises |', '|---|---|---|', *rows])
 
-def timings()->list[dict]:
-    "Rows of benchmarks/results, each kind of work with the seconds and the ratio of every mode"
+# mode in the results -> column; others, like one that saves memory, have no place in a short table
+MODES = {m: m for m in ('plain', 'default', 'compiled', 'fastest')} | {'fast': 'default', 'approximate': 'fastest'}
+
+def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, and how many times as fast as plain
+    "What benchmarks/results say, for the short table"
     work = {}
     for what in ('train', 'sample'):
-        for row in load(root/'benchmarks'/'results'/f'{what}.json')['rows']:
-            model, batch = row['model'], row['batch']
+        for row in load(results/f'{what}.json')['rows']:
+            model, batch, column = row['model'], row['batch'], MODES.get(row['mode'])
+            if not column or (column == 'fastest' and model != 'toy'): continue  # judged with the toy only
             name = f'training step, {model}, {batch} pictures'
             if what == 'sample':
                 name = f"drawing {batch} pictures, {model}, guidance {row['cfg_scale']:g}"
-            entry = work.setdefault(name, {'name': name, 'model': row['model'], 'modes': {}})
-            entry['modes'][row['mode']] = (row['seconds']['median'], row['ratio'])
-    return list(work.values())
-
-# name in the results -> column; other modes have no place in a short table
-MODES = {m: m for m in ('plain', 'default', 'compiled', 'approximate')} | {'fast': 'default'}
+            ratio = '' if column == 'plain' else f" ({row['ratio']:.1f}x)"
+            work.setdefault(name, {})[column] = f"{row['seconds']['median']:.3g} s{ratio}"
+    return work
 
 def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"
-    train = load(root/'benchmarks'/'results'/'train.json')
+    train, sample, startup = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup'))
     m, work = train['machine'], timings()
-    columns = list(dict.fromkeys(MODES[mode] for w in work for mode in w['modes'] if mode in MODES))
-    rows = []
-    for w in work:
-        cells = dict.fromkeys(columns, '')
-        for mode, (seconds, ratio) in w['modes'].items():
-            if mode not in MODES or (mode == 'approximate' and w['model'] != 'toy'): continue
-            cells[MODES[mode]] = f'{seconds:.3g} s' + (f' ({ratio:.1f}x)' if mode != 'plain' else '')
-        rows.append(f"| {w['name']} | {' | '.join(cells.values())} |")
-    imports = {r['imports']: r['on top of torch'] for r in load(root/'benchmarks'/'results'/'startup.json')['rows']}
+    columns = [c for c in ('plain', 'default', 'compiled', 'fastest') if any(c in row for row in work.values())]
+    rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
+    waits = ', '.join(f"{r['median']:.1f} s for `{r['what']}`" for r in startup['rows'] if 'what' in r)
     return '\n'.join(['## Speed', '',
         f"Measured on one kind of machine: {m['processor']}, {m['threads']} threads, {m['precision']} by default, "
         f"torch {m['torch']}. *Plain* is the paper's algorithm written straight down in float32 "
         '([benchmarks/plain.py](../benchmarks/plain.py)); the other exact ways draw the same noise and give the same '
         'result, to rounding. In brackets: how many times as fast as plain.', '',
         f"| | {' | '.join(columns)} |", '|---'*(len(columns) + 1) + '|', *rows, '',
-        '*Approximate* draws fewer sets of tokens with fewer steps, in the fastest way whose Frechet distance three '
-        'seeds cannot tell from that of the exact way; that was measured with the toy model only.', '',
+        '*Fastest* is approximate: of the ways with fewer sets of tokens and fewer steps, it is the fastest whose '
+        'Frechet distance three seeds cannot tell from that of the exact way. That was measured with the toy model '
+        'only.', '',
         '![Two panels. How many times as fast as plain each way is, and Frechet distance over time for many ways of '
         'drawing](images/speed.png)', '',
-        f"Repeat it with `{train['command']}`, `{load(root/'benchmarks'/'results'/'sample.json')['command']}`, "
-        '`python -m benchmarks.front` and `benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes. '
-        f"All that trains and draws takes {imports['torch, all that trains and draws']:.2f} s to import on top of "
-        '`import torch` (`python -m benchmarks.startup`).'])
+        f"Repeat it with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
+        '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
+        *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
 
 TABLES = {'## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}
 
