@@ -72,11 +72,12 @@ def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"
     train, sample, startup = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup'))
     m, work = train['machine'], timings()
+    kind = m['processor'] if 'processor' in m else f"{m['cpu']} with {m['simd']}"
     columns = [c for c in ('plain', 'default', 'compiled', 'fastest') if any(c in row for row in work.values())]
     rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
     waits = ', '.join(f"{r['median']:.1f} s for `{r['what']}`" for r in startup['rows'] if 'what' in r)
     return '\n'.join(['## Speed', '',
-        f"Measured on one kind of machine: {m['processor']}, {m['threads']} threads, {m['precision']} by default, "
+        f"Measured on one kind of machine: {kind}, {m['threads']} threads, {m['precision']} by default, "
         f"torch {m['torch']}. *Plain* is the paper's algorithm written straight down in float32 "
         '([benchmarks/plain.py](../benchmarks/plain.py)); the other exact ways draw the same noise and give the same '
         'result, to rounding. In brackets: how many times as fast as plain.', '',
