@@ -20,7 +20,7 @@ def take(
     "The rows at these positions, image by image"
     return rows.gather(1, positions.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
-# %% ../nbs/07_ar.ipynb #b1dc79fd
+# %% ../nbs/07_ar.ipynb #687d9cab
 class CausalAR(nn.Module):
     "Class and earlier tokens to z of the next token, in any order (MAR §3.4, §4.2; the official release has none)"
     def __init__(self, *,
@@ -87,7 +87,8 @@ class CausalAR(nn.Module):
         if n_new != 1: raise ValueError(f"n_new={n_new}: a causal backbone draws one token a step")
         if not 0 <= n_known < self.n_tokens: raise ValueError(f"n_known={n_known} must lie in 0..{self.n_tokens - 1}")
         seen = cache[0].rows if cache else 0
-        if not seen: self.check(tokens, labels, order)
+        if not seen:
+            self.check(tokens, labels, order)
         x = self.elements(tokens, labels, order[:, :n_known + 1])[:, seen:]
         if not x.shape[1]: raise ValueError(f"the cache holds all {seen} elements: make a new cache for a new picture")
         for i, block in enumerate(self.blocks):
@@ -101,7 +102,8 @@ class CausalAR(nn.Module):
     def check(self, tokens:Tensor, labels:Tensor, order:Tensor):
         "Say what does not fit; the order's values are looked at on the CPU only"
         check_inputs(tokens, labels, self.n_tokens, self.token_dim, self.n_classes)
-        if order.device.type == 'cpu' or order.shape != tokens.shape[:2]: check_order(order, *tokens.shape[:2])
+        if order.device.type == 'cpu' or order.shape != tokens.shape[:2]:
+            check_order(order, *tokens.shape[:2])
 
 # %% ../nbs/07_ar.ipynb #2d584068
 def check_labels(
@@ -188,7 +190,7 @@ class Head(nn.Module):
             raise ValueError(f"z_uncond {tuple(z_uncond.shape)} must be shaped like z {tuple(z.shape)}")
         return True
 
-# %% ../nbs/07_ar.ipynb #65f66812
+# %% ../nbs/07_ar.ipynb #4c3cba83
 class CrossEntropyHead(Head):
     "One linear layer gives a score to every code of a codebook (the discrete baseline, MAR §3.1, Table 1)"
     continuous = False
@@ -205,13 +207,11 @@ class CrossEntropyHead(Head):
         self.register_buffer('codebook', torch.zeros(codes, token_dim))         # all zeros = not set yet
         init_linear_layers(self)
 
-    def set_codebook(self,
-        codebook:Tensor|None, # (V, P), `tokenizer.codebook`
-    ):
+    def set_codebook(self, codebook:Tensor|None): # (V, P), `tokenizer.codebook`
         "The codes that tokens are made of; saved with the weights"
-        V, P = self.codebook.shape
         if codebook is None: raise ValueError("cross-entropy needs a tokenizer with a codebook; this one has none")
-        if codebook.shape != (V, P): raise ValueError(f"codebook {tuple(codebook.shape)} must be ({V}, {P})")
+        if codebook.shape != self.codebook.shape:
+            raise ValueError(f"codebook {tuple(codebook.shape)} must be {tuple(self.codebook.shape)}")
         if not codebook.isfinite().all(): raise ValueError("the codebook has entries that are NaN or infinite")
         self.codebook.copy_(codebook.detach())
 
@@ -221,19 +221,15 @@ class CrossEntropyHead(Head):
             raise ValueError("the codebook is empty: call set_codebook(tokenizer.codebook) first")
 
     @torch.no_grad()
-    def indices(self,
-        target:Tensor, # (M, P) tokens that are codes, up to rounding to 16 bits
-    )->Tensor: # (M,) int64
-        "The number of each token's code; whether it is one is checked on the CPU only"
+    def indices(self, target:Tensor)->Tensor: # (M, P) tokens -> (M,) int64
+        "The number of each token's code: the nearest, and off by no more than rounding (checked on the CPU only)"
         self.check_codebook()
         target, codes = target.float(), self.codebook.float()
-        nearest = [torch.cdist(rows, codes, compute_mode='donot_use_mm_for_euclid_dist').argmin(dim=1)
-                   for rows in target.split(1024)]                              # not all distances in memory at once
-        index = torch.cat(nearest)
+        exact = 'donot_use_mm_for_euclid_dist'                                  # in slices: it takes much memory
+        index = torch.cat([torch.cdist(rows, codes, compute_mode=exact).argmin(dim=1) for rows in target.split(1024)])
         off, size = (target - codes[index]).norm(dim=1), codes[index].norm(dim=1)
         if target.device.type == 'cpu' and not (off <= 0.01*size).all():
-            apart = f"a token lies {off.max():.3g} from the nearest code"
-            raise ValueError(f"{apart}: cross-entropy needs a tokenizer with a codebook, whose tokens are its codes")
+            raise ValueError(f"a token is {off.max():.3g} off a code: cross-entropy needs a tokenizer with a codebook")
         return index
 
     def loss_parts(self, z, target, *, generator=None):
@@ -247,14 +243,18 @@ class CrossEntropyHead(Head):
         guided = self.check_sample(z, z_uncond, cfg_scale, temperature)
         self.check_codebook()
         logits = self.to_logits(z).float()
-        if guided: logits = torch.lerp(self.to_logits(z_uncond).float(), logits, cfg_scale)
-        if temperature == 0: index = logits.argmax(dim=1)
-        else: index = torch.multinomial((logits/temperature).softmax(dim=1), 1, generator=generator).squeeze(1)
+        if guided:
+            logits = torch.lerp(self.to_logits(z_uncond).float(), logits, cfg_scale)
+        if temperature == 0:
+            index = logits.argmax(dim=1)
+        else:
+            index = torch.multinomial((logits/temperature).softmax(dim=1), 1, generator=generator).squeeze(1)
         tokens = self.codebook[index].float()
-        if callback: callback(0, tokens, tokens)
+        if callback:
+            callback(0, tokens, tokens)
         return tokens
 
-# %% ../nbs/07_ar.ipynb #5dec7c24
+# %% ../nbs/07_ar.ipynb #faf20c8d
 class MSEHead(Head):
     "One best guess per token: a small MLP trained with squared error, which blurs (MAR App. D.3)"
     def __init__(self,
@@ -277,6 +277,8 @@ class MSEHead(Head):
         "The guess itself: nothing is drawn; guidance extends the line from the null class's guess"
         guided = self.check_sample(z, z_uncond, cfg_scale, temperature)
         tokens = self.net(z).float()
-        if guided: tokens = torch.lerp(self.net(z_uncond).float(), tokens, cfg_scale)
-        if callback: callback(0, tokens, tokens)
+        if guided:
+            tokens = torch.lerp(self.net(z_uncond).float(), tokens, cfg_scale)
+        if callback:
+            callback(0, tokens, tokens)
         return tokens

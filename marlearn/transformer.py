@@ -10,7 +10,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-# %% ../nbs/06_transformer.ipynb #1430d46f
+# %% ../nbs/06_transformer.ipynb #c91e0879
 class Attention(nn.Module):
     "Multi-head self-attention: to all tokens (masked model) or to earlier ones only (causal model) (MAR §3.4)"
     def __init__(self,
@@ -35,9 +35,12 @@ class Attention(nn.Module):
         if self.causal and queries is not None: raise ValueError("queries are not for causal=True")
         B, L, D = x.shape
         q, k, v = (t.view(B, L, self.heads, D//self.heads).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
-        past = cache.rows if cache else 0
-        if cache: k, v = cache.append(k, v)                               # (B, heads, past + L, D/heads)
-        if queries is not None: q = q.take_along_dim(queries[:, None, :, None], dim=2)
+        past = 0
+        if cache:
+            past = cache.rows
+            k, v = cache.append(k, v)                                     # (B, heads, past + L, D/heads)
+        if queries is not None:
+            q = q.take_along_dim(queries[:, None, :, None], dim=2)
         causal = self.causal and L > 1                                    # a single new row may see all there are
         mask = torch.ones(L, past + L, dtype=torch.bool, device=x.device).tril(past) if causal and past else None
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and not past,
@@ -61,7 +64,7 @@ class MLP(nn.Module):
         h = F.dropout(F.gelu(self.up(x)), self.dropout, self.training)
         return F.dropout(self.down(h), self.dropout, self.training)
 
-# %% ../nbs/06_transformer.ipynb #0df1c996
+# %% ../nbs/06_transformer.ipynb #1dbc9917
 class Block(nn.Module):
     "Pre-norm transformer block: attention mixes tokens, the MLP works on each (ViT; MAR §4.2)"
     def __init__(self,
@@ -84,19 +87,21 @@ class Block(nn.Module):
     )->Tensor: # (B, L, D); (B, n, D) with `queries`
         "x + attn(norm1(x)), then x + mlp(norm2(x))"
         h = self.attn(self.norm1(x), cache, queries)
-        if queries is not None: x = x.take_along_dim(queries.unsqueeze(-1), dim=1)
+        if queries is not None:
+            x = x.take_along_dim(queries.unsqueeze(-1), dim=1)
         x = x + h
         return x + self.mlp(self.norm2(x))
 
-# %% ../nbs/06_transformer.ipynb #56eef744
+# %% ../nbs/06_transformer.ipynb #15f294b3
 def init_linear_layers(module:nn.Module):
     "Xavier-uniform weights and zero biases in every linear layer, as the official release has it"
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
 
-# %% ../nbs/06_transformer.ipynb #23aea70d
+# %% ../nbs/06_transformer.ipynb #7247fefb
 class KVCache:
     "Keys and values of the rows that a causal layer has read, in memory set aside once for the longest list"
     def __init__(self,
@@ -117,7 +122,8 @@ class KVCache:
         if B != self.B: raise ValueError(f"this cache was made for {self.B} lists, not for {B}")
         if end > self.max_rows:
             raise ValueError(f"the cache holds {self.rows} of at most {self.max_rows} rows: {n} more do not fit")
-        if self.k is None: self.k, self.v = (new.new_zeros(B, heads, self.max_rows, d) for new in (k, v))
+        if self.k is None:
+            self.k, self.v = (new.new_zeros(B, heads, self.max_rows, d) for new in (k, v))
         self.k[:, :, self.rows:end] = k
         self.v[:, :, self.rows:end] = v
         self.rows = end

@@ -25,7 +25,8 @@ def written_out(attn, x, forbidden=None):
     B, L, D = x.shape
     q, k, v = attn.qkv(x).view(B, L, 3, attn.heads, D//attn.heads).permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2)/(D//attn.heads)**.5
-    if forbidden is not None: scores = scores.masked_fill(forbidden, -torch.inf)
+    if forbidden is not None:
+        scores = scores.masked_fill(forbidden, -torch.inf)
     return attn.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, L, D))
 
 @pytest.mark.parametrize('causal', [False, True])

@@ -4,7 +4,8 @@ from torch.nn import functional as F
 
 def _attend(q, k, v, causal, dim=-1, root=True, shift=1):
     scores = q @ k.transpose(-2, -1)/(math.sqrt(q.shape[-1]) if root else 1)
-    if causal: scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(shift), -math.inf)
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(shift), -math.inf)
     return scores.softmax(dim) @ v
 def wrong_axis(q, k, v, causal): return _attend(q, k, v, causal, dim=-2)
 def no_root(q, k, v, causal): return _attend(q, k, v, causal, root=False)
