@@ -140,8 +140,8 @@ def _block(in_channels, out_channels, config):
 
 def _middle(channels, config):
     "What stands where the grid is smallest, in the encoder and in the decoder"
-    attention = AttnBlock(channels, config.norm_groups)
-    return [_block(channels, channels, config), attention, _block(channels, channels, config)]
+    return [_block(channels, channels, config), AttnBlock(channels, config.norm_groups),
+            _block(channels, channels, config)]
 
 def _output(channels, out_channels, config):
     return [group_norm(channels, config.norm_groups), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)]
