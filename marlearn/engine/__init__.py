@@ -1,1 +1,1 @@
-"""The engine: files, long runs, processes and measuring at scale, around the method"""
+"The engine: what keeps a long run safe and fast, and is no part of the method"

@@ -45,7 +45,9 @@ def check_encode(answer):
 def check_wrong_scale(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'b': raise Wrong({'a': "'a': it cancels in the decoder, but not against the noise", 'c': "'c': every number stays finite"}[answer], 'what a schedule made for unit size does with tokens of size 10')
-    level = torch.linspace(0, 1, 1001)                                   # lesson 08's schedule, nearly: tokens times cos, plus noise times sin
-    right, wrong = ((scale*torch.cos(level*torch.pi/2) > torch.sin(level*torch.pi/2)).float().mean() for scale in (1, 10))
-    return f'With the schedule of lesson 08 the tokens outweigh the noise at {right:.0%} of its levels; ten times too large, at {wrong:.0%}.'
+    wrong = {'a': "'a': it cancels in the decoder, but not against the noise", 'c': "'c': every number stays finite"}
+    if answer in wrong: raise Wrong(wrong[answer], 'what a schedule made for unit size does with tokens of size 10')
+    angle = torch.linspace(0, 1, 1001)*torch.pi/2              # lesson 08's schedule, nearly: tokens cos, noise sin
+    right, large = ((scale*angle.cos() > angle.sin()).float().mean() for scale in (1, 10))
+    return (f'With the schedule of lesson 08 the tokens outweigh the noise at {right:.0%} of its levels; '
+            f'ten times too large, at {large:.0%}.')

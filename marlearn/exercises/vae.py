@@ -15,7 +15,8 @@ from ..course import Wrong, compare, exercise
 def check_fewer_numbers(answer):
     "Takes a number"
     compare(float(answer), 3*256*256/(16*16*16), 'numbers in, divided by numbers out')
-    return 'Ours: 3072 to 384, a factor of 8. At 48 the lost texture must be invented, which is where the adversarial term comes in.'
+    return ('Ours: 3072 to 384, a factor of 8. At 48 the lost texture must be invented, '
+            'which is where the adversarial term comes in.')
 
 # %% ../../nbs/03_vae.ipynb #2b4861be
 @exercise('3.2', 'draw so that gradients pass', difficulty=2, minutes=10)
@@ -23,12 +24,17 @@ def check_draw(answer):
     "Takes your `draw(mean, logvar, noise)`"
     g = torch.Generator().manual_seed(0)
     mean, logvar, noise = (torch.randn(2, 3, 4, generator=g) for _ in range(3))
-    mean.requires_grad_(); logvar.requires_grad_()
-    compare(answer(torch.full((3,), 2.), torch.full((3,), 2.)*torch.tensor(3.).log(), torch.tensor([-1., 0., 1.])), [-1., 2., 5.], 'mean 2, variance 9, noise -1, 0, 1', tol=1e-5)
+    mean.requires_grad_()
+    logvar.requires_grad_()
+    two, log9 = torch.full((3,), 2.), torch.full((3,), 9.).log()
+    drawn = answer(two, log9, torch.tensor([-1., 0., 1.]))
+    compare(drawn, [-1., 2., 5.], 'mean 2, variance 9, noise -1, 0, 1', tol=1e-5)
     x = answer(mean, logvar, noise)
-    if not getattr(x, 'requires_grad', False): raise Wrong('a sample without a gradient', 'a sample that mean and logvar can be trained through')
+    if not getattr(x, 'requires_grad', False):
+        raise Wrong('a sample without a gradient', 'a sample that mean and logvar can be trained through')
     dm, dv = torch.autograd.grad(x.sum(), (mean, logvar), allow_unused=True)
-    if dm is None or dv is None: raise Wrong(f"no gradient into {'mean' if dm is None else 'logvar'}", 'a gradient into both')
+    if dm is None or dv is None:
+        raise Wrong(f"no gradient into {'mean' if dm is None else 'logvar'}", 'a gradient into both')
     compare(dv, (0.5*logvar).exp()*noise/2, 'gradient into logvar', tol=1e-5)
 
 # %% ../../nbs/03_vae.ipynb #20b5a1ea
@@ -37,9 +43,11 @@ def check_price(answer):
     "Takes your `price(mean, logvar)`"
     g = torch.Generator().manual_seed(0)
     mean, zero = torch.randn(2, 3, 2, 2, generator=g), torch.zeros(2, 3, 2, 2)
-    exact = lambda m, v: kl_divergence(Normal(m, (0.5*v).exp()), Normal(0., 1.)).flatten(1).sum(1)
-    for name, m, v in (('nothing said: mean 0, std 1', zero, zero), ('std 1, any mean', mean, zero), ('mean 0, std 1/e', zero, zero - 2), ('mean 0, std e', zero, zero + 2)):
-        compare(answer(m, v), exact(m, v), name, tol=1e-4)
+    cases = {'nothing said: mean 0, std 1': (zero, zero), 'std 1, any mean': (mean, zero),
+             'mean 0, std 1/e': (zero, zero - 2), 'mean 0, std e': (zero, zero + 2)}
+    for name, (m, v) in cases.items():
+        exact = kl_divergence(Normal(m, (0.5*v).exp()), Normal(0., 1.)).flatten(1).sum(1)
+        compare(answer(m, v), exact, name, tol=1e-4)
     return 'Smaller clouds and larger ones both cost; a standard normal is free.'
 
 # %% ../../nbs/03_vae.ipynb #551f780b
@@ -47,5 +55,8 @@ def check_price(answer):
 def check_too_high(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'b': raise Wrong({'a': "'a': but the decoder can still learn the mean picture, which costs no nats", 'c': "'c': but copies need nats, and nats are what has become dear"}[answer], 'what is left when nothing may be said')
-    return 'Mean 0 and std 1 for every picture cost nothing and say nothing; the decoder answers with the average. This is called posterior collapse.'
+    wrong = {'a': "'a': but the decoder can still learn the mean picture, which costs no nats",
+             'c': "'c': but copies need nats, and nats are what has become dear"}
+    if answer in wrong: raise Wrong(wrong[answer], 'what is left when nothing may be said')
+    return ('Mean 0 and std 1 for every picture cost nothing and say nothing; the decoder answers with the average. '
+            'This is called posterior collapse.')

@@ -23,29 +23,36 @@ def check_straight_through(answer):
     "Takes your `straight_through(latents, codes)`"
     g = torch.Generator().manual_seed(0)
     latents, codes, slope = (torch.randn(5, 3, generator=g) for _ in range(3))
-    latents.requires_grad_(); codes.requires_grad_()
+    latents.requires_grad_()
+    codes.requires_grad_()
     out = answer(latents, codes)
     compare(out, codes, 'forward', tol=1e-6)
     if not out.requires_grad: raise Wrong('no gradient at all', 'a gradient into latents')
     dl, dc = torch.autograd.grad((out*slope).sum(), (latents, codes), allow_unused=True)
     if dl is None: raise Wrong('no gradient into latents', 'that of the output')
     compare(dl, slope, 'gradient into latents')
-    if dc is not None and dc.abs().max() > 0: raise Wrong('a gradient into codes', 'none: codes are moved by their own loss')
+    if dc is not None and dc.abs().max() > 0:
+        raise Wrong('a gradient into codes', 'none: codes are moved by their own loss')
 
 # %% ../../nbs/04_vq.ipynb #ec8a685f
 @exercise('4.3', 'how many codes are really used?', difficulty=2, minutes=10)
 def check_perplexity(answer):
     "Takes your `perplexity(indices, V)`"
-    for name, indices, V, expected in (('all four equally', torch.arange(4).repeat(5), 4, 4.0), ('two of four, equally', torch.tensor([0, 3, 3, 0]), 4, 2.0), ('always the same', torch.zeros(9, dtype=torch.long), 8, 1.0),
-                                       ('3 of 4 times the first', torch.tensor([0, 0, 0, 1]), 16, 1.7547654)):
-        compare(float(answer(indices, V)), expected, name, tol=1e-4)
-    return 'Used codes alone would not tell the third row of a race from the second: a code that is met once counts as much as one met always.'
+    cases = {'all four equally': ([0, 1, 2, 3]*5, 4, 4.0), 'two of four, equally': ([0, 3, 3, 0], 4, 2.0),
+             'always the same': ([0]*9, 8, 1.0), '3 of 4 times the first': ([0, 0, 0, 1], 16, 1.7547654)}
+    for name, (indices, V, expected) in cases.items():
+        compare(float(answer(torch.tensor(indices), V)), expected, name, tol=1e-4)
+    return ('Used codes alone would not tell the third row of a race from the second: '
+            'a code that is met once counts as much as one met always.')
 
 # %% ../../nbs/04_vq.ipynb #158a694e
 @exercise('4.4', 'find the bug', difficulty=3, minutes=15)
 def check_nearest_codes(answer):
     "Takes your `nearest_codes(latents, codebook)`"
     g = torch.Generator().manual_seed(0)
-    for name, codebook in (('codes of length 1', F.normalize(torch.randn(20, 4, generator=g), dim=1)), ('a far code and a near one', torch.tensor([[3., 0, 0, 0], [.5, 0, 0, 0]])), ('codes of all lengths', torch.randn(20, 4, generator=g))):
+    lists = {'codes of length 1': F.normalize(torch.randn(20, 4, generator=g), dim=1),
+             'a far code and a near one': torch.tensor([[3., 0, 0, 0], [.5, 0, 0, 0]]),
+             'codes of all lengths': torch.randn(20, 4, generator=g)}
+    for name, codebook in lists.items():
         latents = torch.randn(50, 4, generator=g)
         compare(answer(latents, codebook), torch.cdist(latents, codebook).argmin(1), name)
