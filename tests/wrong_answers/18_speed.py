@@ -1,4 +1,4 @@
-"Plausible mistakes, which the checks of lesson 17 must refuse"
+"Plausible mistakes, which the checks of lesson 18 must refuse"
 import statistics
 
 def forgets_modulation(M, P, W, blocks): return 2*M*(P*W + blocks*2*W*W + 2*W*W + 2*P*W)
@@ -37,5 +37,6 @@ WRONG = {
     'check_head_flops': [forgets_modulation, counts_multiplications_only],
     'check_whole': [just_the_part, share_saved],
     'check_stopwatch': [one_after_the_other, no_warm_up, upside_down],
-    'check_first_change': ['b', 'c', 3],
+    # one by one, multiplied; nothing left out; the share that is left
+    'check_three_changes': [1/.65/.73/.825, 1/(.7/2 + .3/10), .7*.75/2 + .3/10],
 }
