@@ -20,4 +20,9 @@ def two_ways(z, target, levels): return z.repeat(levels, 1), target.repeat_inter
 def once(z, target, levels): return z, target
 def only_z(z, target, levels): return z.repeat(levels, 1), target
 
-WRONG = {'check_head_rows': [64*100, 256*64*100, 256], 'check_guided': [one_more, backwards, mixture], 'check_block': [order_of_dials, no_shortcut, scale_without_one], 'check_repeat_rows': [two_ways, once, only_z]}
+WRONG = {
+    'check_head_rows': [64*100, 256*64*100, 256],
+    'check_guided': [one_more, backwards, mixture],
+    'check_block': [order_of_dials, no_shortcut, scale_without_one],
+    'check_repeat_rows': [two_ways, once, only_z],
+}
