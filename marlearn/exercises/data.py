@@ -20,14 +20,15 @@ def check_to_float(answer):
     if x.dtype != torch.float32: raise Wrong(x.dtype, torch.float32, 'the type')
     return 'And back: (x + 1)*127.5, rounded.'
 
-# %% ../../nbs/01_data.ipynb #17be6f9d
+# %% ../../nbs/01_data.ipynb #d9f799b8
 @exercise('1.2', 'how large is ImageNet?', difficulty=1, minutes=5)
 def check_imagenet_gigabytes(answer):
     "Takes a number"
     compare(round(float(answer)), 252, 'gigabytes, rounded')
-    return 'The latents of KL-16 are 16 x 16 x 16 numbers a picture: a forty-eighth of that, at a byte each. That is why large runs train on cached latents.'
+    return ('The latents of KL-16 are 16 x 16 x 16 numbers a picture: in float16 a twenty-fourth of that. '
+            'That is why large runs train on cached latents.')
 
-# %% ../../nbs/01_data.ipynb #9ebdc6de
+# %% ../../nbs/01_data.ipynb #c169466c
 @exercise('1.3', 'find the bug', difficulty=2, minutes=10)
 def check_mirror_some(answer):
     "Takes your `mirror_some(images, flip)`"
@@ -38,14 +39,18 @@ def check_mirror_some(answer):
     compare(out[1:3], before[1:3], 'pictures that are not marked')
     compare(out[0], before[0].flip(-1), 'a marked picture')
     compare(out[3], before[3].flip(-1), 'the other marked picture')
-    if not torch.equal(images, before): raise Wrong('an input that was changed in place', 'an input that stays as it was')
+    if not torch.equal(images, before):
+        raise Wrong('an input that was changed in place', 'an input that stays as it was')
 
-# %% ../../nbs/01_data.ipynb #b8792c8a
+# %% ../../nbs/01_data.ipynb #b9a17c04
 @exercise('1.4', 'an outline of your own', difficulty=3, minutes=20)
 def check_pill(answer):
     "Takes your `pill(x, y)`"
     x, y = np.random.default_rng(0).uniform(-1.5, 1.5, (2, 400))
     t = np.linspace(-.5, .5, 4001)[:, None]
     slow = np.sqrt((x - t)**2 + y**2).min(0) - .4
-    for name, where in (('points inside', slow < 0), ('points beside the ends', (slow > 0) & (np.abs(x) > .5)), ('points above and below', (slow > 0) & (np.abs(x) <= .5))):
+    outside, beyond = slow > 0, np.abs(x) > .5
+    places = {'points inside': ~outside, 'points beside the ends': outside & beyond,
+              'points above and below': outside & ~beyond}
+    for name, where in places.items():
         compare(answer(x[where], y[where]), slow[where], name, tol=1e-3)

@@ -10,13 +10,13 @@ import torch
 from ..course import Wrong, compare, exercise
 from ..plot import cover_hidden
 
-# %% ../../nbs/02_plot.ipynb #59eb783b
+# %% ../../nbs/02_plot.ipynb #56b9b6cb
 @exercise('2.1', 'how many are lost?', difficulty=1, minutes=10)
 def check_clipped_share(answer):
     "Takes your `clipped_share(images)`"
     images = torch.zeros(3, 3, 4, 5)
-    images[1, 0] = 1.0; images[1, 1] = -1.0
-    images[2, :, 0] = 1.5; images[2, 0, 1] = -3.0
+    images[1, 0], images[1, 1] = 1.0, -1.0
+    images[2, :, 0], images[2, 0, 1] = 1.5, -3.0
     compare(answer(images), [0., 0., 20/60], 'nothing, values of exactly 1 and -1, and 20 of 60 outside')
 
 # %% ../../nbs/02_plot.ipynb #bd602e09
@@ -30,11 +30,12 @@ def check_cover(answer):
     mask[1, 2] = True
     compare(answer(images, mask), cover_hidden(images, mask), 'another token in each picture')
 
-# %% ../../nbs/02_plot.ipynb #68e7573a
+# %% ../../nbs/02_plot.ipynb #cb1ed704
 @exercise('2.3', 'which figure lies?', difficulty=1, minutes=5)
 def check_lying_figure(answer):
     "Takes 'a', 'b' or 'c'"
-    why = {'a': 'a fault that any figure of several pictures shows', 'c': 'a fault that full contrast makes plainer: one wrong pixel sets the range'}
+    why = {'a': 'a fault that any figure of several pictures shows',
+           'c': 'a fault that full contrast makes plainer: one wrong pixel sets the range'}
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
     if answer != 'b': raise Wrong(f'{answer!r}: {why[answer]}', 'a fault that scaling undoes')
     return 'That is why `to_uint8` has fixed ends.'
