@@ -105,7 +105,7 @@ def head_options(
         raise ValueError(f"diff_steps={diff_steps} must be a whole number in 1..{T}, or a pair: first and last set")
     return [options | {'diff_steps': n} for n in annealed(pair, K)]
 
-# %% ../nbs/12_generate.ipynb #0228fd09
+# %% ../nbs/12_generate.ipynb #be2eafe5
 @torch.no_grad()
 def generate(
     model:ImageModel, # in evaluation mode
@@ -152,15 +152,18 @@ def generate(
     for k, (n_new, scale) in enumerate(zip(counts, scales)):
         new = order[:, n_known:n_known + n_new]                                # the next set of places
         inputs = tokens, labels, order
-        if scale != 1: inputs = tokens.repeat(2, 1, 1), torch.cat([labels, null]), order.repeat(2, 1)
+        if scale != 1:
+            inputs = tokens.repeat(2, 1, 1), torch.cat([labels, null]), order.repeat(2, 1)
         if rows != len(inputs[0]):
             rows = len(inputs[0])
             cache = model.backbone.make_cache(rows)  # an empty one reads what is known by itself
         z, z_uncond = model.backbone.condition(*inputs, n_known, n_new, cache=cache).flatten(0, 1), None
-        if scale != 1: z, z_uncond = z.chunk(2)
+        if scale != 1:
+            z, z_uncond = z.chunk(2)
         drawn = model.head.sample(z, z_uncond=z_uncond, cfg_scale=scale, temperature=temperature,
                                   generator=generator, **options[k])
         tokens = tokens.scatter(1, new.unsqueeze(-1).expand(-1, -1, P), drawn.view(B, n_new, P))
         n_known += n_new
-        if callback: callback(k, tokens, new)
+        if callback:
+            callback(k, tokens, new)
     return tokens

@@ -14,7 +14,7 @@ from .heads import HeadConfig, make_head
 from .orders import GRID_ORDERS, ORDERS, draw_n_known, grid_side, make_order
 from .transformer import Block, init_linear_layers
 
-# %% ../nbs/11_mar.ipynb #56326678
+# %% ../nbs/11_mar.ipynb #6d0a2ae5
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     "Everything needed to rebuild the network from a checkpoint"
@@ -53,7 +53,8 @@ class ModelConfig:
         check(self.ar_steps is None or 1 <= self.ar_steps <= N, 'ar_steps', f'must lie in 1..{N}')
         check(not causal or self.ar_steps in (None, N), 'ar_steps',
               f'must be {N}: a causal backbone draws one token a step')
-        if self.order in GRID_ORDERS: grid_side(N, self.order)                 # the other orders need no square
+        if self.order in GRID_ORDERS:
+            grid_side(N, self.order)                 # the other orders need no square
 
 # %% ../nbs/11_mar.ipynb #229e67a6
 class MAR(nn.Module):

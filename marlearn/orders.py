@@ -104,7 +104,7 @@ ORDERS:dict[str, Callable] = { # name -> function of (B, N, generator, device)
     'random': random_order, 'raster': raster_order, 'checkerboard': checkerboard_order, 'halton': halton_order}
 GRID_ORDERS = ('checkerboard', 'halton') # those that need a square of tokens
 
-# %% ../nbs/10_orders.ipynb #f8092960
+# %% ../nbs/10_orders.ipynb #7561729b
 def make_order(
     order:str|Tensor|Sequence, # a name in ORDERS; or positions, (N,) for all images or (B, N)
     B:int, # images
@@ -121,8 +121,10 @@ def make_order(
         order = torch.as_tensor(order, device=device)
     except (TypeError, RuntimeError, ValueError) as e:
         raise ValueError(f"order must be one of {names}, or (N,) or (B, N) whole numbers: {e}") from None
-    if not order.is_floating_point() and order.dtype != torch.bool: order = order.long()
-    if order.shape == (N,): order = order.expand(B, N)
+    if not order.is_floating_point() and order.dtype != torch.bool:
+        order = order.long()
+    if order.shape == (N,):
+        order = order.expand(B, N)
     check_order(order, B, N)
     return order
 
@@ -198,13 +200,14 @@ def exponential_counts(
         known.append(max(round(N**(k/K)), known[-1] + 1))                  # at least one now
     return [after - before for before, after in zip(known, known[1:])]
 
-# %% ../nbs/10_orders.ipynb #6b211178
+# %% ../nbs/10_orders.ipynb #d57b6fc8
 def given_counts(
     N:int, # tokens to reveal
     counts:Sequence[int]|Tensor, # tokens of every step
 )->list[int]: # the same numbers, each at least 1, that sum to N
     "A schedule from outside, once it is known to be one"
-    if isinstance(counts, (Tensor, np.ndarray)): counts = counts.tolist()
+    if isinstance(counts, (Tensor, np.ndarray)):
+        counts = counts.tolist()
     if not isinstance(counts, Sequence):
         raise ValueError(f"schedule={counts!r} must be a name or a list of tokens per step")
     for k, n in enumerate(counts):
