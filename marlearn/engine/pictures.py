@@ -184,15 +184,16 @@ def _without_wrapper(paths):
     if inner == {shared}: shared = shared[:-1]
     return {p: p[len(shared):] for p in paths}
 
-# %% ../../nbs/engine/pictures.ipynb #29273011
+# %% ../../nbs/engine/pictures.ipynb #e2f3e684
 def _shorten(names, most=5):
     return ', '.join(sorted(names)[:most]) + (', ...' if len(names) > most else '')
 
 def _refuse_two_readings(paths, tops):
     "Refuse a tree whose folders name classes in two ways, and say which"
-    nested = [p for p in paths if len(p) > 1]
-    owners = {p[-1]: {q[0] for q in nested if q[-1] == p[-1]} for p in nested}
-    if any(len(first) == 1 for first in owners.values()):           # not a folder that every class has, like 'images'
+    owners = {}                                                     # inner folder -> the outer ones that have it
+    for p in paths:
+        if len(p) > 1: owners.setdefault(p[-1], set()).add(p[0])
+    if any(len(outer) == 1 for outer in owners.values()):           # so not a name in every class, like 'images'
         readings = [_shorten({p[at] for p in paths if p}) for at in (0, -1)]
         raise ValueError(f"folders lie in folders, so the classes may be {readings[0]}, or else {readings[1]}: "
                          "keep one level of folders, or name a folder further down as the data")
