@@ -1,0 +1,1 @@
+"""What keeps long runs safe: files, checkpoints, processes, evaluation. The method never imports it, except `marlearn.files`"""
