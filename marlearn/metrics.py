@@ -46,10 +46,11 @@ def frechet_distance(
     mean2:Tensor, # (F,)
     cov2:Tensor, # (F, F)
 )->float: # squared, in units of the features squared; 0 = same mean and covariance
-    "Squared Frechet distance of two Gaussians (Dowson and Landau 1982); over Inception features: FID (Heusel et al. 2017)"
+    "Squared Frechet distance of two Gaussians (Dowson and Landau 1982); over Inception: FID (Heusel et al. 2017)"
     (mean1, cov1), (mean2, cov2) = _moments(mean1, cov1, 'first'), _moments(mean2, cov2, 'second')
     if mean1.shape != mean2.shape:
-        raise ValueError(f"{len(mean1)} features on one side, {len(mean2)} on the other: both must come from one extractor")
+        raise ValueError(f"{len(mean1)} features on one side, {len(mean2)} on the other: both must come from one "
+                         "extractor")
     values, vectors = _spectrum(cov1)
     root1 = (vectors*values.sqrt()) @ vectors.T                                 # S1^(1/2)
     _spectrum(cov2)                                                             # refuses what is no covariance
@@ -74,7 +75,8 @@ class Statistics:
     ):
         self.mean, self.n, self.name = None, n, name
         if mean is None: return
-        if n is not None and n < 2: raise ValueError(f"n={n}: a covariance needs at least 2 pictures; n=None if unknown")
+        if n is not None and n < 2:
+            raise ValueError(f"n={n}: a covariance needs at least 2 pictures; n=None if unknown")
         self.mean, self._spread = _moments(mean, cov, name or 'statistics')
         if n: self._spread = self._spread*(n - 1)
 
@@ -83,13 +85,15 @@ class Statistics:
     )->'Statistics':
         "Take in a batch"
         _check_features(features)
-        if self.n is None: raise ValueError("these statistics came from a file without the number of pictures: nothing can be added")
+        if self.n is None:
+            raise ValueError("these statistics came from a file without the number of pictures: nothing can be added")
         if len(features) == 0: return self
         features = features.detach().cpu().double()
         k, mean = len(features), features.mean(0)
         if self.mean is None:
             self.mean, self._spread = torch.zeros_like(mean), mean.new_zeros(len(mean), len(mean))
-        if mean.shape != self.mean.shape: raise ValueError(f"{len(mean)} features, but those before had {len(self.mean)}")
+        if mean.shape != self.mean.shape:
+            raise ValueError(f"{len(mean)} features, but those before had {len(self.mean)}")
         off, step = features - mean, mean - self.mean
         self._spread += off.T @ off + step.outer(step)*(self.n*k/(self.n + k))
         self.mean = self.mean + step*(k/(self.n + k))
@@ -143,7 +147,8 @@ class Statistics:
 
 def _read_npz(path):
     with np.load(path, allow_pickle=False) as file:
-        return {ours: file[theirs] for theirs, ours in (('mu', 'mean'), ('sigma', 'cov'), ('n', 'n')) if theirs in file.files}
+        names = {'mu': 'mean', 'sigma': 'cov', 'n': 'n'}
+        return {ours: file[theirs] for theirs, ours in names.items() if theirs in file.files}
 
 # %% ../nbs/14_metrics.ipynb #fec72c76
 class Extractor(nn.Module):
@@ -181,7 +186,7 @@ class _Stage(nn.Module):
         return F.gelu(self.norm2(self.conv2(x)))
 
 class SmallClassifier(nn.Module):
-    "2x2 patch filters, three stages, the strongest response of each channel, mean of picture and mirror image, a linear layer"
+    "2x2 patch filters, three stages of two convolutions, the strongest response of each channel, a linear layer"
     def __init__(self,
         widths:Sequence[int]=(32, 128, 128), # channels of each stage; the last is F, the number of features
         n_classes:int=10,
@@ -190,7 +195,7 @@ class SmallClassifier(nn.Module):
         self.widths, self.n_classes = tuple(widths), n_classes
         self.register_buffer('mean', torch.zeros(3, 1, 1))
         self.register_buffer('std', torch.ones(3, 1, 1))
-        self.patches = nn.Conv2d(3, 24, 2)                                      # 12 principal directions of 2x2 patches, both signs
+        self.patches = nn.Conv2d(3, 24, 2)  # 12 principal directions of 2x2 patches, both signs
         self.stages = nn.Sequential(*[_Stage(i, o) for i, o in zip((24, *self.widths), self.widths)])
         self.out = nn.Linear(self.widths[-1], n_classes, bias=False)
 
@@ -215,7 +220,8 @@ class ClassifierExtractor(Extractor):
     "A classifier's last features and its probabilities"
     def __init__(self, net:SmallClassifier, name:str, weights:str=''):
         super().__init__()
-        self.net, self.name, self.weights = net.requires_grad_(False).to(memory_format=torch.channels_last), name, weights
+        self.net = net.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.name, self.weights = name, weights
         self.eval()
 
     def forward(self, images):
@@ -227,9 +233,10 @@ class ClassifierExtractor(Extractor):
 def cifar10_classifier(
     folder:Path|None=None, # with config.json and classifier.safetensors; None: the one that ships
 )->Extractor:
-    "The small CIFAR-10 classifier that ships with marlearn (made by scripts/ship_classifier.py, measured in its report.json)"
+    "The small CIFAR-10 classifier that ships with marlearn (scripts/ship_classifier.py; its report.json says how good)"
     folder = Path(folder) if folder else pretrained('classifier')
-    if not (folder/'config.json').exists(): raise FileNotFoundError(f"{folder} holds no classifier (config.json is missing)")
+    if not (folder/'config.json').exists():
+        raise FileNotFoundError(f"{folder} holds no classifier (config.json is missing)")
     config = json.loads((folder/'config.json').read_text())
     net = SmallClassifier(config['widths'], config['n_classes'])
     load_weights(net, folder/'classifier.safetensors')
@@ -308,7 +315,8 @@ def inception_score(
     p = probabilities.detach().cpu().double()
     off = (p.sum(1) - 1).abs().max().item()
     if p.min() < 0 or off > 1e-3:
-        raise ValueError(f"rows must be probabilities: the smallest value is {p.min():.3g}, and a row's sum is off by {off:.3g}")
+        raise ValueError(f"rows must be probabilities: the smallest value is {p.min():.3g}, and a row's sum is off "
+                         f"by {off:.3g}")
     scores = []
     for part in p.tensor_split(splits):
         divergence = (torch.xlogy(part, part) - torch.xlogy(part, part.mean(0))).sum(1)         # 0 log 0 = 0
@@ -352,7 +360,7 @@ def result_name(
     what:str, # 'distance', 'score', 'precision' or 'recall'
     extractor:Extractor,
 )->str:
-    "What to call a result: only Inception's may be called FID and inception score, only DINOv2's FDD (Stein et al. 2023)"
+    "What to call a result: only Inception's is called FID and inception score, only DINOv2's FDD (Stein et al. 2023)"
     if extractor.name == 'inception' and what == 'distance': return 'FID'
     if extractor.name == 'inception' and what == 'score': return 'inception score'
     if extractor.name.startswith('dinov2') and what == 'distance': return f'FDD, {extractor.name}'

@@ -14,7 +14,7 @@ from marlearn.diffusion import (Schedule, add_noise, cosine_schedule, denoise_st
 from marlearn.generate import generate, guidance_at
 from marlearn.heads import sinusoids
 from marlearn.mar import ImageModel
-from marlearn.official import KL16_SCALE, export_mar, export_vae, load_mar, load_vae, mar_names, to_official, vae_names
+from marlearn.engine.official import KL16_SCALE, export_mar, export_vae, load_mar, load_vae, mar_names, to_official, vae_names
 from marlearn.orders import cosine_counts, mask_ratio
 from marlearn.presets import mar_base, mar_huge, mar_large
 from marlearn.tokenizers import KLTokenizer, patchify, unpatchify

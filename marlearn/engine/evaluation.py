@@ -50,7 +50,8 @@ def _require_torch_fidelity():
     except ImportError:
         raise ImportError("this extractor comes from torch-fidelity: pip install 'marlearn[metrics]'") from None
 
-def _does_not_fit(file, what, error): return ValueError(f"{file} does not fit {what}: {' '.join(str(error).split())[:300]}")
+def _does_not_fit(file, what, error):
+    return ValueError(f"{file} does not fit {what}: {' '.join(str(error).split())[:300]}")
 
 class FidelityExtractor(Extractor):
     "One of torch-fidelity's extractors behind our interface"
@@ -60,7 +61,8 @@ class FidelityExtractor(Extractor):
         self.eval()
 
     def forward(self, images):
-        if images.dim() != 4 or images.shape[1] != 3: raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W)")
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W)")
         pixels = ((images.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
         found = self.net.convert_features_tuple_to_dict(self.net(pixels))
         logits = found.pop('logits_unbiased', None)
@@ -74,20 +76,22 @@ def inception(
     "torch-fidelity's Inception-v3 (a port of the 2015 TensorFlow network that FID was defined with)"
     _require_torch_fidelity()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    file = _weight_file(path, 'weights-inception-2015-12-05-6726825d.pth',
-                        'The weights are published with release v0.2.0 of torch-fidelity (toshas/torch-fidelity on GitHub)')
+    how = 'The weights are published with release v0.2.0 of torch-fidelity (toshas/torch-fidelity on GitHub)'
+    file = _weight_file(path, 'weights-inception-2015-12-05-6726825d.pth', how)
     safe = io.BytesIO()                                 # torch-fidelity itself would run code found in the file
     torch.save(_read_weights(file), safe)
     safe.seek(0)
-    try: net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048', 'logits_unbiased'], safe)
-    except (RuntimeError, TypeError, AttributeError) as e: raise _does_not_fit(file, "torch-fidelity's Inception", e) from None
+    try:
+        net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048', 'logits_unbiased'], safe)
+    except (RuntimeError, TypeError, AttributeError) as e:
+        raise _does_not_fit(file, "torch-fidelity's Inception", e) from None
     return FidelityExtractor(net, 'inception', file.name)
 
 def dinov2(
     path:Path|None=None, # weight file; None: where torch.hub keeps it
     size:str='l', # 's', 'b', 'l' or 'g'; 'l' is what Stein et al. 2023 propose
 )->Extractor: # 384, 768, 1024 or 1536 features
-    "DINOv2 through torch-fidelity; the network's code is torch.hub's copy of facebookresearch/dinov2, which must be there too"
+    "DINOv2 through torch-fidelity; its code is torch.hub's copy of facebookresearch/dinov2, which must be there too"
     if size not in ('s', 'b', 'l', 'g'): raise ValueError(f"size={size!r} must be 's', 'b', 'l' or 'g'")
     _require_torch_fidelity()
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -97,15 +101,18 @@ def dinov2(
            "fetches weights and code")
     file = _weight_file(path, f'{name}_pretrain.pth', f'{how}; the file is')
     if not (code/'hubconf.py').exists():
-        raise FileNotFoundError(f"{code} is missing, and nothing is downloaded by itself: {how}; it is a clone of facebookresearch/dinov2")
+        raise FileNotFoundError(f"{code} is missing, and nothing is downloaded by itself: {how}; it is a clone of "
+                                "facebookresearch/dinov2")
     net = FeatureExtractorDinoV2.__new__(FeatureExtractorDinoV2)                # its own constructor would download
     FeatureExtractorBase.__init__(net, f'dinov2-vit-{size}-14', ['dinov2'])
     net.feature_extractor_internal_dtype = torch.float32
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='xFormers')
         net.model = torch.hub.load(str(code), name, source='local', pretrained=False)
-    try: net.model.load_state_dict(_read_weights(file))
-    except (RuntimeError, TypeError, AttributeError) as e: raise _does_not_fit(file, name, e) from None
+    try:
+        net.model.load_state_dict(_read_weights(file))
+    except (RuntimeError, TypeError, AttributeError) as e:
+        raise _does_not_fit(file, name, e) from None
     return FidelityExtractor(net, f'dinov2-vit-{size}-14', file.name)
 
 # %% ../../nbs/engine/evaluation.ipynb #e9715b03
@@ -120,7 +127,7 @@ def measure_tokenizer(
     device:str|torch.device='cpu',
     quiet:bool=False, # no progress bar
 )->dict: # ready for JSON
-    "What a tokenizer loses: PSNR, SSIM, Frechet distance between pictures and their copies, and the use of its codebook"
+    "What a tokenizer loses: PSNR, SSIM, Frechet distance of pictures and their copies, and the use of its codebook"
     channels = data.images.shape[1]
     if not 2 <= n <= len(data): raise ValueError(f"n={n} must lie in 2..{len(data)}, the pictures of '{data.name}'")
     N, P = tokenizer.token_shape(data.images.shape[-1])
@@ -145,12 +152,13 @@ def measure_tokenizer(
     psnrs = torch.cat(psnrs)
     distance = 'rFID' if extractor.name == 'inception' else f"reconstruction {result_name('distance', extractor)}"
     result = {'tokenizer': tokenizer.kind, 'reference': f'{data.name}, {n} of {len(data)} pictures', 'n': n,
-              'tokens per picture': N, 'numbers per token': P, 'scale': tokenizer.scale, 'std of tokens': numbers.cov.sqrt().item(),
+              'tokens per picture': N, 'numbers per token': P, 'scale': tokenizer.scale,
+              'std of tokens': numbers.cov.sqrt().item(),
               'psnr': psnrs.mean().item() if psnrs.isfinite().all() else None, 'ssim': torch.cat(ssims).mean().item(),
               'extractor': extractor.name, distance: originals.distance(copied)}
     if used is not None:
         share = used.double()/used.sum()
-        perplexity = torch.exp(-torch.xlogy(share, share).sum()).item()         # codes that would be as varied, used equally
+        perplexity = torch.exp(-torch.xlogy(share, share).sum()).item()  # codes that would be as varied, used equally
         result['codebook'] = {'codes': len(used), 'used': int((used > 0).sum()), 'perplexity': perplexity}
     return result
 
@@ -170,7 +178,8 @@ def fingerprint(*modules:nn.Module)->int:
 
 def _as_json(options):
     "Options of `generate` as JSON holds them: an order is a tensor"
-    return {k: v if isinstance(v, (int, float, str, type(None))) else np.asarray(v).tolist() for k, v in options.items()}
+    plain = (int, float, str, type(None))
+    return {k: v if isinstance(v, plain) else np.asarray(v).tolist() for k, v in options.items()}
 
 @torch.no_grad()
 def draw_batch(
@@ -206,18 +215,22 @@ class PictureFolder:
         C = model.config.n_classes
         names = [c.replace('/', '_') for c in classes] if classes else [f'{c:0{len(str(C - 1))}d}' for c in range(C)]
         self.files = [self.folder/names[c]/f'{i:07d}.png' for i, c in enumerate(self.labels.tolist())]
-        self._claim({'weights': fingerprint(model, tokenizer), 'pictures': len(labels), 'labels': zlib.crc32(self.labels.numpy()),
-                     'seed': seed, 'batch_size': batch_size, 'settings': _as_json(options)})
+        self._claim({'weights': fingerprint(model, tokenizer), 'pictures': len(labels),
+                     'labels': zlib.crc32(self.labels.numpy()), 'seed': seed, 'batch_size': batch_size,
+                     'settings': _as_json(options)})
 
     def _claim(self, about):
         "Say in the folder which pictures it holds; refuse a folder that holds others"
         about, plan = json.loads(json.dumps(about)), self.folder/'pictures.json'
         if not plan.exists():
             if self.folder.exists() and any(self.folder.rglob('*.png')):
-                raise FileExistsError(f"{self.folder} already holds pictures, and no pictures.json that says which: choose another folder")
+                raise FileExistsError(f"{self.folder} already holds pictures, and no pictures.json that says which: "
+                                      "choose another folder")
             return self._write(plan, lambda f: f.write_text(json.dumps(about)))
-        try: before = json.loads(plan.read_text())
-        except ValueError: raise ValueError(f"{plan} cannot be read: remove {self.folder}, or choose another folder") from None
+        try:
+            before = json.loads(plan.read_text())
+        except ValueError:
+            raise ValueError(f"{plan} cannot be read: remove {self.folder}, or choose another folder") from None
         if other := [f'{k} was {before.get(k)}, is {v}' for k, v in about.items() if before.get(k) != v]:
             raise ValueError(f"{self.folder} holds other pictures: {'; '.join(other)}; choose another folder")
 
@@ -240,7 +253,8 @@ class PictureFolder:
 
     def draw(self, k:int):
         "Draw batch k and keep it"
-        images = draw_batch(self.model, self.tokenizer, self.labels[self.part(k)], seed=self.seed, number=k, **self.options)
+        labels = self.labels[self.part(k)]
+        images = draw_batch(self.model, self.tokenizer, labels, seed=self.seed, number=k, **self.options)
         for file, pixels in zip(self.files[self.part(k)], images.permute(0, 2, 3, 1).cpu().numpy()):
             picture = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0])
             self._write(file, lambda new: picture.save(new, 'PNG'))
@@ -268,7 +282,8 @@ class PictureFolder:
         side = self.tokenizer.stride*self.tokenizer.patch*round(self.model.config.n_tokens**.5)
         need, free = n*max(4096, self.tokenizer.channels*side**2), shutil.disk_usage(self.folder).free
         if need > free:
-            raise OSError(f"{n} pictures take up to {need/1e9:.2g} GB, and in {self.folder} {free/1e9:.2g} GB are free: nothing was drawn")
+            raise OSError(f"{n} pictures take up to {need/1e9:.2g} GB, and in {self.folder} {free/1e9:.2g} GB are "
+                          "free: nothing was drawn")
         started = time.perf_counter()
         with tqdm(total=n, desc='drawing pictures', unit='images', disable=quiet, leave=False) as bar:
             for k in missing:
@@ -289,8 +304,9 @@ class PictureFolder:
             if there != before: before, since = there, time.monotonic()
             if time.monotonic() - since > timeout:
                 ranks = ', '.join(map(str, sorted({k % world_size for k in missing})))
-                raise TimeoutError(f"no new picture in {self.folder} for {timeout:.0f} seconds, and {len(missing)} batches are missing, "
-                                   f"those of rank {ranks}: run the same command again, what is finished is kept")
+                raise TimeoutError(f"no new picture in {self.folder} for {timeout:.0f} seconds, and {len(missing)} "
+                                   f"batches are missing, those of rank {ranks}: run the same command again, "
+                                   "what is finished is kept")
             time.sleep(min(1.0, timeout/10))
         for left in self.folder.rglob('.*.unfinished-*'):                       # of processes that were killed
             left.unlink(missing_ok=True)
@@ -300,11 +316,14 @@ _MOST_FOR_RECALL = 10_000      # pictures on each side for precision and recall:
 
 def _check_request(C, reference, n, seeds, batch_size, folder, world_size, options):
     if n < 2 or n % C:
-        raise ValueError(f"n={n} must be a multiple of the {C} classes, so that each is drawn equally often: {max(C, round(n/C)*C)}, say")
-    if isinstance(reference, ImageData) and n < 4: raise ValueError(f"n={n}: precision and recall need at least 4 pictures")
+        raise ValueError(f"n={n} must be a multiple of the {C} classes, so that each is drawn equally often: "
+                         f"{max(C, round(n/C)*C)}, say")
+    if isinstance(reference, ImageData) and n < 4:
+        raise ValueError(f"n={n}: precision and recall need at least 4 pictures")
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"seeds={seeds} must be at least one, and different")
     if batch_size < 1: raise ValueError(f"batch_size={batch_size} must be at least 1")
-    if world_size > 1 and folder is None: raise ValueError("several processes need a folder in which to find each other's pictures")
+    if world_size > 1 and folder is None:
+        raise ValueError("several processes need a folder in which to find each other's pictures")
     wrong = sorted({'generator', 'callback', 'known', 'hidden'} & options.keys())
     if wrong: raise ValueError(f"{', '.join(wrong)}: evaluate sets or excludes these itself")
 
@@ -318,10 +337,12 @@ def _check_sizes(model, tokenizer, extractor, reference, real):
         if real is not None: raise ValueError(f"real={real.name!r} goes with a reference that is statistics")
         theirs = tuple(reference.images.shape[1:])
         if size != theirs: raise ValueError(f"the model draws {size} pictures, '{reference.name}' holds {theirs}")
-        if len(reference) < 8: raise ValueError(f"'{reference.name}' has {len(reference)} pictures: too few to compare with")
+        if len(reference) < 8:
+            raise ValueError(f"'{reference.name}' has {len(reference)} pictures: too few to compare with")
     else:
         if real is not None and size != tuple(real.images.shape[1:]):
-            raise ValueError(f"real={real.name!r} must hold pictures of {size}; these are {tuple(real.images.shape[1:])}")
+            raise ValueError(f"real={real.name!r} must hold pictures of {size}; these are "
+                             f"{tuple(real.images.shape[1:])}")
         if len(reference.mean) != n_features:
             raise ValueError(f"the reference has {len(reference.mean)} features, {extractor.name} gives {n_features}: "
                              "both must come from one extractor")
@@ -371,8 +392,10 @@ def _described(reference):
 def _evaluation_mode(model):
     training = model.training
     model.eval()
-    try: yield
-    finally: model.train(training)
+    try:
+        yield
+    finally:
+        model.train(training)
 
 # %% ../../nbs/engine/evaluation.ipynb #2234d03f
 @torch.no_grad()
@@ -386,14 +409,14 @@ def evaluate(
     extractor:Extractor|None=None, # None: the shipped classifier
     batch_size:int=100,
     real:ImageData|None=None, # pictures for precision and recall where the reference is statistics
-    folder:Path|None=None, # keep the pictures there, and go on from what is there; with several processes one that all see
+    folder:Path|None=None, # keep the pictures there, and go on from what is there; all processes must see it
     classes:Sequence[str]|None=None, # names for that folder
     rank:int=0, world_size:int=1, # this process draws every `world_size`-th batch; the first one measures
     timeout:float=3600.0, # seconds that it waits for another batch of the others
     quiet:bool=False, # no progress bar, no estimate
     **options, # of `generate`: ar_steps, diff_steps, cfg_scale, temperature, order, ...
 )->dict|None: # ready for JSON; results are named after the extractor. None for all processes but the first
-    "Draw n pictures with each of several seeds, classes exactly balanced, and measure how far they are from the reference"
+    "Draw n pictures with each of several seeds, classes exactly balanced, and measure how far from the reference"
     started, C, device = time.perf_counter(), model.config.n_classes, next(model.parameters()).device
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
     _check_request(C, reference, n, seeds, batch_size, folder, world_size, options)
@@ -421,16 +444,20 @@ def evaluate(
             if folder: folders[seed].wait(world_size, timeout)
             found, begun = [], time.perf_counter()
             for k, part in enumerate(labels.split(batch_size)):
-                if folder: images = folders[seed].read(k)
-                else: images = draw_batch(model, tokenizer, part, seed=seed, number=k, **options)
+                if folder:
+                    images = folders[seed].read(k)
+                else:
+                    images = draw_batch(model, tokenizer, part, seed=seed, number=k, **options)
                 found.append({key: v.cpu() for key, v in extractor(images.to(device).float()/127.5 - 1).items()})
                 if not (quiet or folder or bar.n):
                     minutes = (time.perf_counter() - begun)*n*len(seeds)/len(part)/60
-                    tqdm.write(f'{n} pictures with each of {len(seeds)} seeds: about {minutes:.1f} minutes', file=sys.stderr)
+                    what = f'{n} pictures with each of {len(seeds)} seeds'
+                    tqdm.write(f'{what}: about {minutes:.1f} minutes', file=sys.stderr)
                 bar.update(len(part))
             per_seed.append({'seed': seed} | _measure(join_batches(found), whole, real, extractor))
 
-    values = {key: torch.tensor([row[key] for row in per_seed], dtype=torch.float64) for key in per_seed[0] if key != 'seed'}
+    keys = [key for key in per_seed[0] if key != 'seed']
+    values = {key: torch.tensor([row[key] for row in per_seed], dtype=torch.float64) for key in keys}
     return {'reference': _described(reference), 'extractor': extractor.name, 'extractor weights': extractor.weights,
             'n': n, 'pictures per class': n//C, 'seeds': seeds, 'per seed': per_seed,
             'mean': {k: v.mean().item() for k, v in values.items()},
