@@ -1,4 +1,4 @@
-"Plausible mistakes, which the checks of lesson 19 must refuse"
+"Plausible mistakes, which the checks of lesson 20 must refuse"
 import torch
 
 def null_first(class_emb, fake): return torch.cat([fake, class_emb])
