@@ -132,7 +132,7 @@ def test_progress_shows_what_passed(tmp_path, capsys, monkeypatch):
         main(['progress', *argv])
         return capsys.readouterr().out
     before = shown('--lesson', '15')
-    from marlearn.exercises.cifar import check_next_part
+    from marlearn.course.checks.cifar import check_next_part
     assert check_next_part('b').passed
     after = shown('--lesson', '15')
     assert '0 of 4 passed' in before and '1 of 4 passed' in after
