@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
-from .ar import Head, check_labels
+from .ar import check_labels, Head
 from .heads import SAMPLERS
 from .mar import ImageModel
 from .orders import make_counts, make_order
@@ -135,7 +135,7 @@ def generate(
         raise ValueError(f"cfg_scale={cfg_scale}: with label_drop=0 this model has no null class to move away from")
 
     tokens, hidden = start_from(known, hidden, B, N, P, device)
-    n_hidden = int(hidden[:1].sum())
+    n_hidden = N if known is None else int(hidden[:1].sum())
     own_order = make_order(c.order if order is None else order, B, N, generator, device)
     order = known_first(own_order, hidden)
     if causal and c.order != 'random' and not torch.equal(order, own_order):

@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 from .ar import CausalAR, check_inputs, take
 from .heads import HeadConfig, make_head
-from .orders import GRID_ORDERS, ORDERS, draw_n_known, grid_side, make_order
+from .orders import draw_n_known, GRID_ORDERS, grid_side, make_order, ORDERS
 from .transformer import Block, init_linear_layers
 
 # %% ../nbs/11_mar.ipynb #6d0a2ae5

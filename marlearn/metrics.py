@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from .data import ImageData
-from .tokenizers import load_weights, pretrained
+from .files import load_weights, pretrained
 
 # %% ../nbs/14_metrics.ipynb #387bac13
 def _moments(mean, cov, which):

@@ -8,8 +8,8 @@ import argparse, os, shutil, subprocess, sys, tarfile, time
 from pathlib import Path
 import torch
 from marlearn.tokenizers import KLTokenizer, save_tokenizer
-from marlearn.train import latest_checkpoint
-from marlearn.vae import VAE, VAEConfig, kl16
+from marlearn.engine.checkpoints import latest_checkpoint
+from marlearn.vae import kl16, VAE, VAEConfig
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('pictures_from', type=Path, help='an image folder or an uncompressed tar of one')

@@ -10,9 +10,9 @@ import argparse, copy, json, math, platform, time
 from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
-from marlearn.data import load_data, new_folder
-from marlearn.metrics import SmallClassifier, Statistics, cifar10_classifier, extract
-from marlearn.tokenizers import load_weights, save_weights
+from marlearn.engine.pictures import load_data
+from marlearn.files import atomic_folder, load_weights, save_weights
+from marlearn.metrics import cifar10_classifier, extract, SmallClassifier, Statistics
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--epochs', type=float, default=9)
@@ -168,7 +168,7 @@ while progress < 1:
         save_weights(ema, args.out.parent/f'{args.out.name}-unfinished.safetensors')
 
 seconds = round(time.time() - started)
-with new_folder(args.out) as new:
+with atomic_folder(args.out) as new:
     (new/'config.json').write_text(json.dumps({'widths': list(args.widths), 'n_classes': len(train.classes),
                                                'classes': list(train.classes)}, indent=1))
     save_weights(ema, new/'classifier.safetensors', torch.float16)

@@ -14,11 +14,12 @@ The small model of `shapes` in data/pretrained/shapes:
 import argparse, json, time
 from pathlib import Path
 import numpy as np, torch
-from marlearn.data import load_data
+from marlearn.engine.pictures import load_data
 from marlearn.demo import draw_grid, machine, pick_classes, save_class_grid, save_generation
 from marlearn.mar import count_parameters
-from marlearn.train import (RunConfig, TrainConfig, encode_data, latest_checkpoint, load_checkpoint, read_log,
-                            save_checkpoint)
+from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from marlearn.engine.run import read_log, RunConfig
+from marlearn.train import encode_data, TrainConfig
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('run', type=Path, help='folder of a run made by `marlearn train`')

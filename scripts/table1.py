@@ -15,19 +15,22 @@ TRAININGS = [(v, h) for v in ('raster-causal', 'random-causal', 'mar') for h in 
 def cell(variant_name, kind, minutes, data_name, n, seed):
     "Train one model for so many minutes, draw with it, judge; returns rows of the table"
     import numpy as np, torch
-    from marlearn.data import load_data
+    from marlearn.engine.pictures import load_data
     from marlearn.demo import measure_speed, take_pictures
     from marlearn.generate import generate
     from marlearn.mar import count_parameters
-    from marlearn.metrics import Statistics, as_saved, cifar10_classifier, extract
+    from marlearn.metrics import as_saved, cifar10_classifier, extract, Statistics
     from marlearn.presets import small, variant
-    from marlearn.tokenizers import load_tokenizer, pretrained
-    from marlearn.train import autocast, encode_data, fit, fitted, new_model, pick_precision
+    from marlearn.files import pretrained
+    from marlearn.tokenizers import load_tokenizer
+    from marlearn.engine.run import fit
+    from marlearn.train import autocast, pick_precision
+    from marlearn.train import encode_data, new_model, resolve_config
     torch.set_num_threads(1)
     data, dtype = load_data(data_name), pick_precision('cpu')[0]
     tokenizer = load_tokenizer(pretrained('tokenizer' if kind == 'diffusion' else 'vq'))
     config = small()
-    model = fitted(replace(config.model, head=replace(config.model.head, kind=kind)), tokenizer, config.img_size,
+    model = resolve_config(replace(config.model, head=replace(config.model.head, kind=kind)), tokenizer, config.img_size,
                    len(data.classes))
     config = replace(config, model=variant(model, variant_name))
     speed = measure_speed(config, tokenizer, 'cpu', dtype, seconds=8)

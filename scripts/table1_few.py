@@ -32,7 +32,7 @@ def draw_fields(n, seed):
 def distance(fields):
     "Frechet distance to the truth, per pixel, whose variance is 1"
     import torch
-    from marlearn.metrics import Statistics, frechet_distance
+    from marlearn.metrics import frechet_distance, Statistics
     seen = Statistics().update(fields.flatten(1))
     return frechet_distance(seen.mean, seen.cov, torch.zeros(SIDE*SIDE), covariance())/SIDE**2
 
@@ -60,10 +60,12 @@ def cell(name, kind, fields, steps, every, n, seed):
     import torch
     from marlearn.generate import generate
     from marlearn.heads import HeadConfig
-    from marlearn.mar import ImageModel, ModelConfig, count_parameters
+    from marlearn.mar import count_parameters, ImageModel, ModelConfig
     from marlearn.presets import variant
     from marlearn.tokenizers import PixelTokenizer
-    from marlearn.train import RunConfig, TokenData, TrainConfig, autocast, fit, pick_precision
+    from marlearn.engine.run import fit, RunConfig
+    from marlearn.train import autocast, pick_precision
+    from marlearn.train import TokenData, TrainConfig
     torch.set_num_threads(1)
     tokenizer, dtype = PixelTokenizer(PATCH, scale=1.0, channels=1), pick_precision('cpu')[0]
     tokens = tokenizer.encode(draw_fields(fields, seed=5))

@@ -13,9 +13,10 @@ from PIL import Image
 from marlearn import cli
 from marlearn.engine import checkpoints, drawing
 from marlearn.cli import main
-from marlearn.demo import DemoConfig, demo, plan_steps
+from marlearn.demo import demo, DemoConfig, plan_steps
 from marlearn.presets import tiny
-from marlearn.train import load_checkpoint, read_log
+from marlearn.engine.checkpoints import load_checkpoint
+from marlearn.engine.run import read_log
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, folder):
@@ -184,8 +185,8 @@ def test_evaluate_says_where_the_reference_has_other_classes(finished, folder, t
         assert status == 0 and ('draws 2 classes equally often' in err and 'has 3:' in err) == said, err
 
 def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, capsys):
-    from marlearn.metrics import Statistics, cifar10_classifier, extract
-    from marlearn.data import load_data
+    from marlearn.metrics import cifar10_classifier, extract, Statistics
+    from marlearn.engine.pictures import load_data
     data = load_data(str(folder), 'train', 32)
     s = Statistics().update(extract(cifar10_classifier(), data, quiet=True)['features'])
     images = data.images.transpose(0, 2, 3, 1)
@@ -318,7 +319,6 @@ def seconds(*arguments):
 
 HELP = """
 import sys
-from marlearn.cli import main
 try: main(['--help'])
 except SystemExit: print('torch' in sys.modules)
 """

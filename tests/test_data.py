@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np, pytest
 import marlearn
 from PIL import EpsImagePlugin, Image
-from marlearn.data import SHAPES, ImageData, centre_crop, join_data, load_shapes
+from marlearn.data import centre_crop, ImageData, join_data, load_shapes, SHAPES
 from marlearn.engine import pictures as engine
-from marlearn.engine.pictures import (CIFAR10, PICTURE_ENDINGS, PICTURE_FORMATS, cached_shapes, class_of_each,
-                                      find_cifar10, load_data, load_path, read_cache, write_cache)
+from marlearn.engine.pictures import (
+    cached_shapes, CIFAR10, class_of_each, find_cifar10, load_data, load_path, PICTURE_ENDINGS, PICTURE_FORMATS,
+    read_cache, write_cache)
 from marlearn.files import atomic_folder, cache_dir, read_json, write_json
 
 @pytest.fixture(autouse=True)

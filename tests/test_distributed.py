@@ -5,8 +5,10 @@ import pytest, torch
 from PIL import Image
 from marlearn.data import load_shapes
 from marlearn.latents import write_latents
-from marlearn.tokenizers import load_tokenizer, pretrained
-from marlearn.train import latest_checkpoint, load_checkpoint, read_log
+from marlearn.files import pretrained
+from marlearn.tokenizers import load_tokenizer, PixelTokenizer
+from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
+from marlearn.engine.run import fit, read_log, RunConfig
 
 LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made once, below: encoding would take longer than training
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
@@ -154,13 +156,11 @@ def test_pictures_drawn_by_three_processes_with_kills(tmp_path):
 
 HANGS = '''
 import sys, time, torch
-from marlearn.data import load_shapes
-from marlearn.distributed import Ranks
+from marlearn.engine.processes import MultiProcess
 from marlearn.mar import ImageModel
 from marlearn.presets import preset
-from marlearn.tokenizers import PixelTokenizer
-from marlearn.train import RunConfig, TrainConfig, encode_data, fit, fitted
-ranks, tokenizer, pictures = Ranks(timeout=4), PixelTokenizer(8), load_shapes(n=40)
+from marlearn.train import encode_data, resolve_config, TrainConfig
+ranks, tokenizer, pictures = MultiProcess(timeout=4), PixelTokenizer(8), load_shapes(n=40)
 class Sleepy:
     data, calls = encode_data(tokenizer, pictures, quiet=True), 0
     def __len__(self): return len(self.data)
@@ -169,7 +169,7 @@ class Sleepy:
         if ranks.rank == 1 and Sleepy.calls == 4: time.sleep(60)
         return self.data.batch(*a)
 run = preset('tiny')
-model = fitted(run.model, tokenizer, 32, 10)
+model = resolve_config(run.model, tokenizer, 32, 10)
 fit(ImageModel(model), Sleepy(), RunConfig(model=model, train=TrainConfig(steps=9, batch_size=16, sample_every=0)), sys.argv[1], tokenizer=tokenizer, classes=pictures.classes, ranks=ranks)
 '''
 

@@ -8,7 +8,7 @@ from marlearn.ar import take
 from marlearn.generate import annealed, generate, guidance_at, guidance_scales, known_first
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.orders import ORDERS, SCHEDULES, cosine_counts, make_order, random_order, raster_order
+from marlearn.orders import cosine_counts, make_order, ORDERS, random_order, raster_order, SCHEDULES
 
 N, P, D = 16, 5, 32
 LABELS = torch.tensor([0, 1, 2])

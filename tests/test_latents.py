@@ -3,9 +3,11 @@ import json, os, random, signal, subprocess, sys, tarfile, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from marlearn.data import load_path, load_shapes
+from marlearn.data import load_shapes
+from marlearn.engine.pictures import load_path
 from marlearn.latents import LatentData, write_latents
-from marlearn.tokenizers import PixelTokenizer, load_tokenizer, pretrained
+from marlearn.files import pretrained
+from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 from marlearn.train import encode_data, step_generator
 
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}

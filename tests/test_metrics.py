@@ -4,14 +4,17 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
-from marlearn.data import ImageData, load_data, load_shapes
+from marlearn.data import ImageData, load_shapes
+from marlearn.engine.pictures import load_data
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.heads import HeadConfig
-from marlearn.engine.evaluation import PictureFolder, dinov2, evaluate, inception, measure_tokenizer
-from marlearn.metrics import (ClassifierExtractor, Extractor, PixelExtractor, SmallClassifier, Statistics, as_saved,
-                              cifar10_classifier, extract, frechet_distance, frechet_floor, inception_score,
-                              precision_recall, reference_statistics, result_name)
-from marlearn.tokenizers import PixelTokenizer, pretrained, save_weights
+from marlearn.engine.evaluation import dinov2, evaluate, inception, measure_tokenizer, PictureFolder
+from marlearn.metrics import (
+    as_saved, cifar10_classifier, ClassifierExtractor, extract, Extractor, frechet_distance, frechet_floor,
+    inception_score, PixelExtractor, precision_recall, reference_statistics, result_name, SmallClassifier,
+    Statistics)
+from marlearn.files import pretrained, save_weights
+from marlearn.tokenizers import PixelTokenizer
 
 def gaussian(F, g, rank=None):
     A = torch.randn(F, rank or F, generator=g, dtype=torch.float64)

@@ -3,11 +3,12 @@ import numpy as np, pytest, torch
 from torch.testing import assert_close
 from marlearn.generate import generate, guidance_at
 from marlearn.heads import DiffusionHead, HeadConfig
-from marlearn.mar import ImageModel, ModelConfig, take
+from marlearn.ar import take
+from marlearn.mar import ImageModel, ModelConfig
 from marlearn.orders import cosine_counts, draw_n_known, mask_from_order, mask_ratio, random_order
-from marlearn.presets import PRESETS, preset
-from marlearn.tokenizers import (KLTokenizer, PixelTokenizer, load_tokenizer, patchify, pretrained, save_tokenizer,
-                                 unpatchify)
+from marlearn.presets import preset, PRESETS
+from marlearn.files import pretrained
+from marlearn.tokenizers import KLTokenizer, load_tokenizer, patchify, PixelTokenizer, save_tokenizer, unpatchify
 from marlearn.vae import VAE, VAEConfig
 
 B, N, P, D = 2, 16, 12, 32

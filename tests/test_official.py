@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.engine.official import KL16_SCALE, export_mar, export_vae, load_mar, load_vae, official_tokenizer
+from marlearn.engine.official import export_mar, export_vae, KL16_SCALE, load_mar, load_vae, official_tokenizer
 from marlearn.vae import VAE, VAEConfig
 
 CONFIG = ModelConfig(n_tokens=9, token_dim=8, n_classes=5, width=24, encoder_blocks=2, decoder_blocks=1, heads=3,

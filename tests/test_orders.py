@@ -4,9 +4,9 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from marlearn.orders import (ORDERS, SCHEDULES, checkerboard_order, cosine_counts, exponential_counts, given_counts,
-                             halton_cell, halton_order, linear_counts,
-                             make_counts, make_order, mask_from_order, random_order)
+from marlearn.orders import (
+    checkerboard_order, cosine_counts, exponential_counts, given_counts, halton_cell, halton_order,
+    linear_counts, make_counts, make_order, mask_from_order, ORDERS, random_order, SCHEDULES)
 
 few = settings(max_examples=40, deadline=None)
 sides, steps = st.integers(1, 12), st.integers(1, 10_000)

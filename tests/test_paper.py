@@ -3,7 +3,7 @@ import math
 import pytest, torch
 from torch.utils.flop_counter import FlopCounterMode
 from marlearn.generate import guidance_at
-from marlearn.mar import ImageModel, count_parameters
+from marlearn.mar import count_parameters, ImageModel
 from marlearn.orders import cosine_counts, mask_ratio
 from marlearn.presets import mar_base, mar_huge, mar_large
 

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors import safe_open
 from torch.overrides import TorchFunctionMode
-from marlearn.diffusion import (Schedule, add_noise, cosine_schedule, denoise_step, diffusion_loss,
-                                discretised_log_likelihood, gaussian_kl, learned_log_variance, respace)
+from marlearn.diffusion import (
+    add_noise, cosine_schedule, denoise_step, diffusion_loss, discretised_log_likelihood, gaussian_kl,
+    learned_log_variance, respace, Schedule)
 from marlearn.generate import generate, guidance_at
 from marlearn.heads import HeadConfig, sinusoids
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.engine.official import (KL16_SCALE, export_mar, export_vae, load_mar, load_vae, mar_names, to_official,
-                                      vae_names)
+from marlearn.engine.official import (
+    export_mar, export_vae, KL16_SCALE, load_mar, load_vae, mar_names, to_official, vae_names)
 from marlearn.orders import cosine_counts, mask_ratio
 from marlearn.presets import mar_base, mar_huge, mar_large
 from marlearn.tokenizers import KLTokenizer, patchify, unpatchify
-from marlearn.train import TrainConfig, make_optimizer
-from marlearn.vae import VAE, kl16
+from marlearn.train import make_optimizer, TrainConfig
+from marlearn.vae import kl16, VAE
 
 FOLDER = Path(os.environ.get('MARLEARN_PARITY') or Path(__file__).parent/'parity')
 # single stages, losses, gradients, VAE | final samples, generations | states inside trajectories, single reverse steps

@@ -2,7 +2,7 @@
 from dataclasses import replace
 import pytest, torch
 from marlearn.cli import main
-from marlearn.plan import GPUS, activation_bytes, linear, mean_known, most_known, plan, training
+from marlearn.plan import activation_bytes, GPUS, linear, mean_known, most_known, plan, training
 from marlearn.presets import mar_huge, mar_large
 from marlearn.transformer import Linear, packed
 
@@ -18,7 +18,7 @@ def test_without_a_cache_the_encoder_is_counted_too():
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from marlearn.plan import encoding
-    from marlearn.vae import VAE, kl16
+    from marlearn.vae import kl16, VAE
     with torch.no_grad(), FlopCounterMode(display=False) as counter: VAE(kl16()).encode(torch.zeros(1, 3, 64, 64))
     assert encoding('kl16', 64) == counter.get_total_flops() and encoding('pixels-4', 64) == 0
     run = mar_large()

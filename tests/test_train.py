@@ -9,12 +9,13 @@ from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import check_checkpoint, latest_checkpoint, load_checkpoint, resume, save_checkpoint
 from marlearn.engine.hardware import pick_precision
 from marlearn.engine.processes import warm_up_step
-from marlearn.engine.run import RunConfig, activation_checkpointing, fit, prefetch, read_log, run_config_from
+from marlearn.engine.run import activation_checkpointing, fit, prefetch, read_log, run_config_from, RunConfig
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
-from marlearn.train import (EMA, TokenData, TrainConfig, batch_index, ema_decay, encode_data, held_out_loss,
-                            learning_rate, make_optimizer, seeded_dropout, step_generator, train_loop, train_step)
+from marlearn.train import (
+    batch_index, EMA, ema_decay, encode_data, held_out_loss, learning_rate, make_optimizer, seeded_dropout,
+    step_generator, TokenData, train_loop, train_step, TrainConfig)
 from marlearn.vae import VAE, VAEConfig
 
 CONFIG = ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1, decoder_blocks=1, heads=2,

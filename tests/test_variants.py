@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest, torch
 from marlearn.data import load_shapes
 from marlearn.generate import generate
-from marlearn.heads import HEADS, HeadConfig
+from marlearn.heads import HeadConfig, HEADS
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.presets import VARIANTS, variant
-from marlearn.tokenizers import KLTokenizer, PixelTokenizer, VQTokenizer, load_tokenizer, pretrained
-from marlearn.train import TrainConfig, encode_data, fitted, make_optimizer, new_model, step_generator, train_step
+from marlearn.presets import variant, VARIANTS
+from marlearn.files import pretrained
+from marlearn.tokenizers import KLTokenizer, load_tokenizer, PixelTokenizer, VQTokenizer
+from marlearn.train import (
+    encode_data, make_optimizer, new_model, resolve_config, step_generator, train_step, TrainConfig)
 from marlearn.vae import VAE, VAEConfig
 
 def vq(): return load_tokenizer(pretrained('vq'))
@@ -44,7 +46,7 @@ def train(tokenizer, data, head, name, steps=20, **changes):
     config = ModelConfig(width=32, heads=4, encoder_blocks=1, decoder_blocks=1, class_slots=1, dropout=0.0,
                          min_mask_ratio=0.3, mask_std=0.5,
                          head=HeadConfig(**({'kind': head, 'blocks': 1, 'width': 48, 'x0_limit': 5.0} | changes)))
-    model = new_model(variant(fitted(config, tokenizer, 32, 10), name), tokenizer)
+    model = new_model(variant(resolve_config(config, tokenizer, 32, 10), name), tokenizer)
     opt, before = make_optimizer(model, TrainConfig(lr=5e-3)), error(model, data)
     for step in range(steps):
         tokens, labels = data.batch(torch.arange(30), step_generator(0, step))

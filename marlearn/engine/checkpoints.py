@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from ..files import atomic_folder, file_hash, load_weights, read_weights, save_weights
 from ..mar import ImageModel, model_config_from
-from ..tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from ..tokenizers import load_tokenizer, save_tokenizer, Tokenizer
 from ..train import EMA
 
 # %% ../../nbs/engine/checkpoints.ipynb #bdcd96a8

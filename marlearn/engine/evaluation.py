@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from ..data import ImageData
 from ..generate import generate
 from ..mar import ImageModel
-from ..metrics import (Extractor, Statistics, as_bytes, as_saved, cifar10_classifier, extract, extract_batches,
-                              frechet_floor, inception_score, join_batches, precision_recall, result_name)
+from ..metrics import (
+    as_bytes, as_saved, cifar10_classifier, extract, extract_batches, Extractor, frechet_floor, inception_score,
+    join_batches, precision_recall, result_name, Statistics)
 from ..tokenizers import Tokenizer
 from ..train import step_generator
 from ..vae import psnr, ssim

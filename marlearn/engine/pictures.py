@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 import marlearn
-from ..data import SHAPES, SPLIT_SIZES, ImageData, centre_crop, check_split, shape_chunks
+from ..data import centre_crop, check_split, ImageData, shape_chunks, SHAPES, SPLIT_SIZES
 from ..files import atomic_folder, cache_dir, file_hash
 
 # %% ../../nbs/engine/pictures.ipynb #9a06c5c2

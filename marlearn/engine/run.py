@@ -23,11 +23,12 @@ from .checkpoints import list_checkpoints, resume, save_checkpoint, snapshot
 from .hardware import compile_model, pick_precision
 from ..files import save_weights
 from ..heads import HeadBlock
-from ..mar import ImageModel, ModelConfig, model_config_from
+from ..mar import ImageModel, model_config_from, ModelConfig
 from ..orders import draw_n_known
 from ..tokenizers import Tokenizer
-from ..train import (EMA, TokenData, TrainConfig, batch_index, clipped_update, learning_rate, loss_and_gradient,
-                            make_optimizer, step_generator, train_step)
+from ..train import (
+    batch_index, clipped_update, EMA, learning_rate, loss_and_gradient, make_optimizer, step_generator,
+    TokenData, train_step, TrainConfig)
 from ..transformer import Block
 
 # %% ../../nbs/engine/run.ipynb #58406067

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from ..data import ImageData
-from .adversarial import Adversary, PatchDiscriminator, find_vgg
+from .adversarial import Adversary, find_vgg, PatchDiscriminator
 from ..files import pretrained
-from ..tokenizers import KLTokenizer, PixelTokenizer, Tokenizer, VQTokenizer, load_tokenizer, measure_scale
-from ..vae import VAE, VAEConfig, fit_vae, kl8, kl16
-from ..vq import VQVAE, VQConfig, fit_vq
+from ..tokenizers import KLTokenizer, load_tokenizer, measure_scale, PixelTokenizer, Tokenizer, VQTokenizer
+from ..vae import fit_vae, kl16, kl8, VAE, VAEConfig
+from ..vq import fit_vq, VQConfig, VQVAE
 
 # %% ../../nbs/engine/tokenizers.ipynb #a22bbc43
 @dataclass(frozen=True, kw_only=True)
