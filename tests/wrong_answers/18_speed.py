@@ -10,18 +10,25 @@ def share_saved(p, s): return 1/(1 - p/s)
 def one_after_the_other(a, b, clock, rounds):
     def total(work):
         start = clock()
-        for _ in range(rounds): work()
+        for _ in range(rounds):
+            work()
         return clock() - start
     a(), b()
     return total(a)/total(b)
 
 def no_warm_up(a, b, clock, rounds):
-    def once(work): start = clock(); work(); return clock() - start
+    def once(work):
+        start = clock()
+        work()
+        return clock() - start
     pairs = [(once(a), once(b)) for _ in range(rounds)]
     return sum(x for x, _ in pairs)/sum(y for _, y in pairs)
 
 def upside_down(a, b, clock, rounds):
-    def once(work): start = clock(); work(); return clock() - start
+    def once(work):
+        start = clock()
+        work()
+        return clock() - start
     once(a), once(b)
     pairs = [(once(a), once(b)) for _ in range(rounds)]
     return statistics.median(y for _, y in pairs)/statistics.median(x for x, _ in pairs)
