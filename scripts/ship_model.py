@@ -15,7 +15,8 @@ import argparse, json, time
 from pathlib import Path
 import numpy as np, torch
 from marlearn.engine.pictures import load_data
-from marlearn.demo import draw_grid, machine, pick_classes, save_class_grid, save_generation
+from marlearn.engine.drawing import draw_grid, pick_classes, save_class_grid, save_generation
+from marlearn.engine.hardware import machine
 from marlearn.mar import count_parameters
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from marlearn.engine.run import read_log, RunConfig

@@ -20,11 +20,11 @@ def cell(variant_name, kind, minutes, data_name, n, seed):
     from marlearn.generate import generate
     from marlearn.mar import count_parameters
     from marlearn.metrics import as_saved, cifar10_classifier, extract, Statistics
-    from marlearn.presets import small, variant
+    from marlearn.engine.presets import small, variant
     from marlearn.files import pretrained
     from marlearn.tokenizers import load_tokenizer
     from marlearn.engine.run import fit
-    from marlearn.train import autocast, pick_precision
+    from marlearn.engine.hardware import autocast, pick_precision
     from marlearn.train import encode_data, new_model, resolve_config
     torch.set_num_threads(1)
     data, dtype = load_data(data_name), pick_precision('cpu')[0]
@@ -80,7 +80,7 @@ if __name__ == '__main__':
     if args.cell:
         print(json.dumps(cell(*args.cell, args.minutes, args.data, args.n, args.seed)))
         sys.exit()
-    from marlearn.demo import machine
+    from marlearn.engine.hardware import machine
     about = len(TRAININGS)*(args.minutes + 1)/args.jobs
     print(f'{len(TRAININGS)} trainings of {args.minutes:g} minutes, {args.jobs} at a time: about {about:.0f} minutes')
     def one(c):

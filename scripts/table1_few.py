@@ -61,10 +61,10 @@ def cell(name, kind, fields, steps, every, n, seed):
     from marlearn.generate import generate
     from marlearn.heads import HeadConfig
     from marlearn.mar import count_parameters, ImageModel, ModelConfig
-    from marlearn.presets import variant
+    from marlearn.engine.presets import variant
     from marlearn.tokenizers import PixelTokenizer
     from marlearn.engine.run import fit, RunConfig
-    from marlearn.train import autocast, pick_precision
+    from marlearn.engine.hardware import autocast, pick_precision
     from marlearn.train import TokenData, TrainConfig
     torch.set_num_threads(1)
     tokenizer, dtype = PixelTokenizer(PATCH, scale=1.0, channels=1), pick_precision('cpu')[0]
@@ -120,7 +120,7 @@ if __name__ == '__main__':
     if args.cell:
         print(json.dumps(cell(*args.cell, args.fields, args.steps, args.every, args.n, args.seed)))
         sys.exit()
-    from marlearn.demo import machine
+    from marlearn.engine.hardware import machine
     from marlearn.tokenizers import PixelTokenizer
     about = len(TRAININGS)*args.steps*.1/60/args.jobs
     print(f'{len(TRAININGS)} trainings of {args.steps} steps, {args.jobs} at a time: about {about:.0f} minutes')

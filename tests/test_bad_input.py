@@ -6,7 +6,7 @@ from marlearn.data import load_shapes
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig, HEADS, make_head
 from marlearn.mar import ImageModel, model_config_from, ModelConfig
-from marlearn.presets import tiny, variant
+from marlearn.engine.presets import tiny, variant
 from marlearn.files import pretrained
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, PixelTokenizer
 from marlearn.engine.checkpoints import load_checkpoint, save_checkpoint

@@ -14,7 +14,7 @@ from marlearn import cli
 from marlearn.engine import checkpoints, drawing
 from marlearn.cli import main
 from marlearn.demo import demo, DemoConfig, plan_steps
-from marlearn.presets import tiny
+from marlearn.engine.presets import tiny
 from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.run import read_log
 

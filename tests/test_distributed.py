@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 from marlearn.data import load_shapes
-from marlearn.latents import write_latents
+from marlearn.engine.latents import write_latents
 from marlearn.files import pretrained
 from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
@@ -158,7 +158,7 @@ HANGS = '''
 import sys, time, torch
 from marlearn.engine.processes import MultiProcess
 from marlearn.mar import ImageModel
-from marlearn.presets import preset
+from marlearn.engine.presets import preset
 from marlearn.train import encode_data, resolve_config, TrainConfig
 ranks, tokenizer, pictures = MultiProcess(timeout=4), PixelTokenizer(8), load_shapes(n=40)
 class Sleepy:

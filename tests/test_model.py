@@ -6,7 +6,7 @@ from marlearn.heads import DiffusionHead, HeadConfig
 from marlearn.ar import take
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.orders import cosine_counts, draw_n_known, mask_from_order, mask_ratio, random_order
-from marlearn.presets import preset, PRESETS
+from marlearn.engine.presets import preset, PRESETS
 from marlearn.files import pretrained
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, patchify, PixelTokenizer, save_tokenizer, unpatchify
 from marlearn.vae import VAE, VAEConfig

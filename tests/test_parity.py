@@ -20,7 +20,7 @@ from marlearn.mar import ImageModel, ModelConfig
 from marlearn.engine.official import (
     export_mar, export_vae, KL16_SCALE, load_mar, load_vae, mar_names, to_official, vae_names)
 from marlearn.orders import cosine_counts, mask_ratio
-from marlearn.presets import mar_base, mar_huge, mar_large
+from marlearn.engine.presets import mar_base, mar_huge, mar_large
 from marlearn.tokenizers import KLTokenizer, patchify, unpatchify
 from marlearn.train import make_optimizer, TrainConfig
 from marlearn.vae import kl16, VAE

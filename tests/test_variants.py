@@ -6,7 +6,7 @@ from marlearn.data import load_shapes
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig, HEADS
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.presets import variant, VARIANTS
+from marlearn.engine.presets import variant, VARIANTS
 from marlearn.files import pretrained
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, PixelTokenizer, VQTokenizer
 from marlearn.train import (

@@ -140,7 +140,7 @@ class Train(RunConfig):
                   f"in {'bf16' if dtype == torch.bfloat16 else 'fp32'} ({why}); results in {out}")
         tokens = self.encoded(data, tokenizer, device, dtype, quiet=ranks.rank > 0)
         write_samples = self.sample_writer(config, tokenizer, data.classes, device, dtype, out)
-        fit(model, tokens, config, out, tokenizer=tokenizer, classes=data.classes, device=device, ranks=ranks,
+        fit(model, tokens, config, out, tokenizer=tokenizer, classes=data.classes, device=device, processes=ranks,
             resume_from=checkpoint, on_sample=write_samples, should_stop=should_stop)
         if ranks.rank == 0: print(f"done; draw with: marlearn sample --checkpoint {latest_checkpoint(out)}")
 

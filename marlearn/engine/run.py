@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GONE', 'FREE', 'RunConfig', 'run_config_from', 'read_log', 'activation_checkpointing', 'accumulated_step', 'prefetch',
-           'SingleProcess', 'StopRequested', 'shared_n_known', 'fit']
+           'SingleProcess', 'StopRequested', 'shared_n_known', 'warm_up_step', 'fit']
 
 # %% ../../nbs/engine/run.ipynb #c25a28e8
 import functools, json, shutil, sys, time, warnings
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .checkpoints import list_checkpoints, resume, save_checkpoint, snapshot
 from .hardware import compile_model, pick_precision
 from ..files import save_weights
-from ..heads import HeadBlock
+from ..heads import ResBlock
 from ..mar import ImageModel, model_config_from, ModelConfig
 from ..orders import draw_n_known
 from ..tokenizers import Tokenizer
@@ -141,7 +141,7 @@ def activation_checkpointing(
     on:bool=True,
 )->Iterator[None]:
     "Within it, the blocks of backbone and head keep their input only and compute the rest again (Chen et al. 2016)"
-    blocks = [m for m in model.modules() if isinstance(m, (Block, HeadBlock))] if on else []
+    blocks = [m for m in model.modules() if isinstance(m, (Block, ResBlock))] if on else []
     for block in blocks:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     try: yield
@@ -224,6 +224,21 @@ def shared_n_known(config:ModelConfig, seed:int, step:int)->int:
     generator = step_generator(seed, step, part=2**32 - 1)
     return draw_n_known(config.n_tokens, generator, config.min_mask_ratio, config.mask_std, config.mask_multiple)
 
+# %% ../../nbs/engine/run.ipynb #a82c6489
+def warm_up_step(
+    network:nn.Module, # `model`, or what wraps it
+    model:ImageModel,
+):
+    "Forward and backward once, on nothing: what prepares itself at the first step has done so, and no weight has moved"
+    config, device = model.config, next(model.parameters()).device
+    is_discrete = config.head.kind == 'cross-entropy'
+    token = model.head.codebook[0] if is_discrete else torch.zeros(config.token_dim, device=device)
+    tokens = token.expand(2, config.n_tokens, config.token_dim)
+    labels = torch.zeros(2, dtype=torch.long, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    loss_and_gradient(network, tokens, labels, generator=generator, n_known=config.n_tokens//4)
+    model.zero_grad(set_to_none=True)
+
 # %% ../../nbs/engine/run.ipynb #1444d771
 def _load_parts(data, train:TrainConfig, processes:SingleProcess, device, step:int)->list[tuple]:
     "This process's parts of a step's batch: tokens, labels, and the generator that goes on with them"
@@ -234,11 +249,10 @@ def _load_parts(data, train:TrainConfig, processes:SingleProcess, device, step:i
         batch.append((*data.batch(indices[part], generator, device), generator))
     return batch
 
-def _expected_seconds(model:ImageModel, train:TrainConfig, device)->float:
-    "Roughly: six operations a weight and token, at a speed that such devices reach"
+def _operations(model:ImageModel, train:TrainConfig)->float:
+    "Of the whole run, roughly: six for each weight and token"
     n_tokens = model.config.n_tokens + model.config.class_slots
-    operations = 6*sum(p.numel() for p in model.parameters())*n_tokens*train.batch_size*train.steps
-    return operations/(1e11 if torch.device(device).type == 'cpu' else 1e14)
+    return 6*sum(p.numel() for p in model.parameters())*n_tokens*train.batch_size*train.steps
 
 class _RecentSteps:
     "What the steps since the last line of the log said"
@@ -285,7 +299,8 @@ def fit(
     dtype, _ = pick_precision(device, train.precision)
     model.to(device).train()
     ema = EMA(model, train.ema, warm_up=not train.paper_exact)
-    compiled = compile_model(model, train.compile, device=device, seconds=_expected_seconds(model, train, device))
+    compiled = compile_model(model, train.compile, device=device, operations=_operations(model, train),
+                             first_call=lambda: warm_up_step(model, model))
     if is_first and train.compile: tqdm.write(compiled, file=sys.stderr)
     network = processes.wrap_model(model, ema)
     opt = make_optimizer(model, train)
