@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import check_checkpoint, latest_checkpoint, load_checkpoint, resume, save_checkpoint
 from marlearn.engine.hardware import pick_precision
-from marlearn.engine.run import activation_checkpointing, fit, prefetch, read_log, run_config_from, RunConfig, warm_up_step
+from marlearn.engine.run import (
+    activation_checkpointing, fit, prefetch, read_log, run_config_from, RunConfig, warm_up_step)
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
