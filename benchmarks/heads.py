@@ -12,10 +12,10 @@ import torch
 from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.hardware import pick_device, pick_precision
 from marlearn.engine.pictures import load_data
-from marlearn.engine.run import RunConfig, fit
+from marlearn.engine.run import fit, RunConfig
 from marlearn.files import pretrained
 from marlearn.mar import ImageModel
-from marlearn.train import TrainConfig, encode_data
+from marlearn.train import encode_data, TrainConfig
 
 KINDS, RUNS = ('diffusion', 'flow', 'energy'), Path('runs/heads')
 

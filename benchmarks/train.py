@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 import torch
 from marlearn.engine.hardware import compile_model, pick_device, pick_precision
-from marlearn.mar import ImageModel, count_parameters
+from marlearn.mar import count_parameters, ImageModel
 from marlearn.orders import draw_n_known, make_order
-from marlearn.train import EMA, TrainConfig, make_optimizer, step_generator, train_step
+from marlearn.train import EMA, make_optimizer, step_generator, train_step, TrainConfig
 from . import plain
 from .common import MODELS, as_rows, commit, machine, peak_memory, report_memory, side_by_side, table, write
 

@@ -4,68 +4,70 @@
 
 # %% auto #0
 __all__ = ['Schedule', 'cosine_schedule', 'add_noise', 'respace', 'posterior_mean', 'predict_x0', 'learned_log_variance',
-           'gaussian_kl', 'discretised_log_likelihood', 'diffusion_loss', 'heading', 'denoise_step', 'sample_tokens',
-           'ddim_step', 'ddim_tokens', 'dpm_solver_tokens']
+           'gaussian_kl', 'discretised_log_likelihood', 'diffusion_loss', 'x0_from_output', 'denoise_step',
+           'sample_tokens', 'ddim_step', 'ddim_tokens', 'dpm_solver_tokens']
 
-# %% ../nbs/08_diffusion.ipynb #90f7f5ea
+# %% ../nbs/08_diffusion.ipynb #b153d478
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import Tensor
 
-# %% ../nbs/08_diffusion.ipynb #42913bbd
-@dataclass(frozen=True)
+# %% ../nbs/08_diffusion.ipynb #54132def
 class Schedule:
-    "How much noise each step holds. Constants are computed in float64 and used in float32"
-    betas:np.ndarray # (S,) share of the signal's power that each step replaces by noise
-    steps:np.ndarray # (S,) which of the T training steps these are; the network is told this number
-
-    def __post_init__(self):
-        alpha_bar = np.cumprod(1 - self.betas)
-        before = np.append(1.0, alpha_bar[:-1])
-        variance = self.betas*(1 - before)/(1 - alpha_bar)
-        constants = {'alpha_bar': alpha_bar, 'beta': self.betas, 'signal': np.sqrt(alpha_bar), 'noise': np.sqrt(1 - alpha_bar),
-            'signal_before': np.sqrt(before), 'noise_before': np.sqrt(1 - before),
-            'x0_from_xt': 1/np.sqrt(alpha_bar), 'x0_from_eps': np.sqrt(1/alpha_bar - 1),
-            'mean_from_x0': self.betas*np.sqrt(before)/(1 - alpha_bar), 'mean_from_xt': (1 - before)*np.sqrt(1 - self.betas)/(1 - alpha_bar),
-            'log_var_low': np.log(np.append(variance[1], variance[1:])) if len(variance) > 1 else np.log(self.betas), 'log_var_high': np.log(self.betas)}
-        for name, value in constants.items():
-            value = value.astype(np.float32)
-            object.__setattr__(self, name, torch.from_numpy(value))
-        object.__setattr__(self, 'times', torch.from_numpy(self.steps)); object.__setattr__(self, 'numbers', {})     # of `at`
+    "How much noise each step holds, and the constants of the equations: computed in float64, kept in float32"
+    def __init__(self,
+        betas:np.ndarray, # (S,) share of the signal's power that each step replaces by noise
+        steps:np.ndarray, # (S,) which of the T training steps these are; the network is told this number
+    ):
+        self.betas, self.steps = betas, np.asarray(steps)
+        alpha_bar = np.cumprod(1 - betas)
+        before = np.append(1.0, alpha_bar[:-1])                 # alpha_bar of x_{t-1}
+        def table(values): return torch.from_numpy(values.astype(np.float32))
+        self.times = torch.from_numpy(self.steps)
+        self.beta, self.alpha_bar = table(betas), table(alpha_bar)
+        # DDPM Eq. 4: x_t = signal*x_0 + noise*eps
+        self.signal, self.noise = table(np.sqrt(alpha_bar)), table(np.sqrt(1 - alpha_bar))
+        # the same, solved for x_0 = x0_from_xt*x_t - x0_from_eps*eps
+        self.x0_from_xt, self.x0_from_eps = table(1/np.sqrt(alpha_bar)), table(np.sqrt(1/alpha_bar - 1))
+        # DDPM Eq. 7: where both ends are known, the mean of x_{t-1} is mean_from_x0*x_0 + mean_from_xt*x_t ...
+        self.mean_from_x0 = table(np.sqrt(before)*betas/(1 - alpha_bar))
+        self.mean_from_xt = table(np.sqrt(1 - betas)*(1 - before)/(1 - alpha_bar))
+        # ... and this is its variance. At t=0 it is zero, and its neighbour's stands in for the logarithm's sake
+        variance = betas*(1 - before)/(1 - alpha_bar)
+        variance[0] = variance[1] if len(betas) > 1 else betas[0]
+        # iDDPM Eq. 15: the learned variance lies between these two
+        self.log_var_low, self.log_var_high = table(np.log(variance)), table(np.log(betas))
+        # DDIM Eq. 12: x_{t-1} = signal_before*x_0 + noise_before*eps, if no fresh noise is added
+        self.signal_before, self.noise_before = table(np.sqrt(before)), table(np.sqrt(1 - before))
 
     def __len__(self): return len(self.betas)
 
     def to(self, device)->'Schedule':
-        "Moves the tables; itself"
+        "Move all tables, in place"
         for name, table in vars(self).items():
-            if isinstance(table, Tensor): object.__setattr__(self, name, table.to(device))
+            if isinstance(table, Tensor): setattr(self, name, table.to(device))
         return self
 
     def at(self,
-        name:str, # one of the constants above
-        t:Tensor|int, # (M,) int64 index into this schedule; a number where all rows stand at one step
-    )->Tensor: # (M, 1) float32; for a number, a tensor without axes on the processor, which multiplies sooner than a number of Python's
-        "A constant at the step of each row"
-        if isinstance(t, int):
-            if name not in self.numbers: self.numbers[name] = getattr(self, name).cpu().unbind()      # cut up once, then kept
-            return self.numbers[name][t]
+        name:str, # of a table
+        t:Tensor|int, # (M,) int64 index into this schedule, a step for each row; or one step for all rows
+    )->Tensor: # (M, 1) float32; for one step, a single number without axes
+        "Look up a constant"
         table = getattr(self, name)
-        if table.device != t.device:                       # moved once, then kept
-            table = table.to(t.device); object.__setattr__(self, name, table)
-        return table[t].unsqueeze(-1)
+        return table[t] if isinstance(t, int) else table.to(t.device)[t].unsqueeze(-1)
 
-# %% ../nbs/08_diffusion.ipynb #ee85c11a
+# %% ../nbs/08_diffusion.ipynb #4bd02b3e
 def cosine_schedule(
     T:int=1000, # steps
 )->Schedule:
     "The schedule of iDDPM (Nichol & Dhariwal 2021, Eq. 17), used by MAR (§4.1)"
-    alpha_bar = lambda s: math.cos((s + 0.008)/1.008*math.pi/2)**2
-    betas = [min(1 - alpha_bar((i + 1)/T)/alpha_bar(i/T), 0.999) for i in range(T)]
+    def f(share): return math.cos((share + 0.008)/1.008*math.pi/2)**2
+    betas = [min(1 - f((t + 1)/T)/f(t/T), 0.999) for t in range(T)]
     return Schedule(np.array(betas), np.arange(T))
 
-# %% ../nbs/08_diffusion.ipynb #d34c801d
+# %% ../nbs/08_diffusion.ipynb #80cc5cd6
 def add_noise(
     x0:Tensor, # (M, P) clean tokens, about unit variance
     t:Tensor, # (M,) int64 step, 0 = almost clean, T-1 = almost pure noise
@@ -73,13 +75,14 @@ def add_noise(
     schedule:Schedule,
 )->Tensor: # (M, P) noisy tokens xt
     "Jump from x_0 straight to x_t (MAR §3.2, text under Eq. 1)"
-    if t.shape != x0.shape[:1]: raise ValueError(f"t {tuple(t.shape)} must be {tuple(x0.shape[:1])}: one step per token")
+    if t.shape != x0.shape[:1]: raise ValueError(f"t {tuple(t.shape)} must be ({len(x0)},): one step per token")
     if x0.device.type == 'cpu':                                      # on a GPU these two questions would make it wait
-        if not x0.isfinite().all(): raise ValueError("x0 holds NaN or infinite numbers: look at the tokens before they get here")
-        if len(t) and not 0 <= t.min() <= t.max() < len(schedule): raise ValueError(f"t from {t.min()} to {t.max()} must lie in 0..{len(schedule) - 1}")
+        if not x0.isfinite().all(): raise ValueError("x0 holds NaN or infinite numbers")
+        if len(t) and not 0 <= t.min() <= t.max() < len(schedule):
+            raise ValueError(f"t from {t.min()} to {t.max()} must lie in 0..{len(schedule) - 1}")
     return schedule.at('signal', t)*x0 + schedule.at('noise', t)*eps
 
-# %% ../nbs/08_diffusion.ipynb #b7ef52bf
+# %% ../nbs/08_diffusion.ipynb #25a927d4
 def respace(
     schedule:Schedule, # of T steps
     S:int|Sequence[int], # how many to keep, 1..T; or which ones, ascending
@@ -91,34 +94,35 @@ def respace(
         keep = np.array([round(i*(T - 1)/(S - 1)) for i in range(int(S))] if S > 1 else [T - 1])
     else:
         keep = np.asarray(S)
-        if not (len(keep) and keep[0] >= 0 and keep[-1] < T and (np.diff(keep) > 0).all()): raise ValueError(f"steps {list(S)} must ascend within 0..{T - 1}")
+        if not (len(keep) and keep[0] >= 0 and keep[-1] < T and (np.diff(keep) > 0).all()):
+            raise ValueError(f"steps {list(S)} must ascend within 0..{T - 1}")
     alpha_bar = np.cumprod(1 - schedule.betas)[keep]
     return Schedule(1 - alpha_bar/np.append(1.0, alpha_bar[:-1]), schedule.steps[keep])
 
-# %% ../nbs/08_diffusion.ipynb #efa99e90
+# %% ../nbs/08_diffusion.ipynb #a1c7f9bd
 def posterior_mean(
     x0:Tensor, # (M, P)
     xt:Tensor, # (M, P)
-    t:Tensor, # (M,)
+    t:Tensor|int, # (M,)
     schedule:Schedule,
 )->Tensor: # (M, P)
     "Mean of x_{t-1} where both ends are known (DDPM Eq. 7)"
     return schedule.at('mean_from_x0', t)*x0 + schedule.at('mean_from_xt', t)*xt
 
-# %% ../nbs/08_diffusion.ipynb #f6a87ec3
+# %% ../nbs/08_diffusion.ipynb #136837dd
 def predict_x0(
     xt:Tensor, # (M, P)
-    t:Tensor, # (M,)
+    t:Tensor|int, # (M,)
     eps:Tensor, # (M, P) noise believed to be in xt
     schedule:Schedule,
 )->Tensor: # (M, P)
-    "Solve `add_noise` for x_0"
+    "Solve `add_noise` for x_0 (DDPM Eq. 4, the other way round)"
     return schedule.at('x0_from_xt', t)*xt - schedule.at('x0_from_eps', t)*eps
 
-# %% ../nbs/08_diffusion.ipynb #83cfc378
+# %% ../nbs/08_diffusion.ipynb #9a1f6374
 def learned_log_variance(
     v:Tensor, # (M, P) network output; -1 and 1 stand for the smallest and largest sensible variance
-    t:Tensor, # (M,)
+    t:Tensor|int, # (M,)
     schedule:Schedule,
 )->Tensor: # (M, P) log-variance of the step t -> t-1
     "Interpolate between the two bounds in the log domain (iDDPM Eq. 15)"
@@ -126,7 +130,7 @@ def learned_log_variance(
     low, high = schedule.at('log_var_low', t), schedule.at('log_var_high', t)
     return low + share*(high - low)
 
-# %% ../nbs/08_diffusion.ipynb #57cd10fb
+# %% ../nbs/08_diffusion.ipynb #302b2d7c
 def gaussian_kl(
     mean1:Tensor, logvar1:Tensor, # the first Gaussian
     mean2:Tensor, logvar2:Tensor, # the second
@@ -139,13 +143,15 @@ def discretised_log_likelihood(
     mean:Tensor, logvar:Tensor, # (M, P)
 )->Tensor: # nats, elementwise
     "Log-probability of x0's bin under a Gaussian (the decoder term of DDPM, Eq. 13)"
-    cdf = lambda x: 0.5*(1 + torch.tanh(math.sqrt(2/math.pi)*(x + 0.044715*x**3)))
+    def cdf(x): return 0.5*(1 + torch.tanh(math.sqrt(2/math.pi)*(x + 0.044715*x**3)))
+    def log(p): return p.clamp(min=1e-12).log()
     inv_std = (-0.5*logvar).exp()
-    upper, lower = cdf(inv_std*(x0 - mean + 1/255)), cdf(inv_std*(x0 - mean - 1/255))
-    log = lambda p: p.clamp(min=1e-12).log()
-    return torch.where(x0 < -0.999, log(upper), torch.where(x0 > 0.999, log(1 - lower), log(upper - lower)))
+    upper = cdf(inv_std*(x0 - mean + 1/255))
+    lower = cdf(inv_std*(x0 - mean - 1/255))
+    inside = torch.where(x0 > 0.999, log(1 - lower), log(upper - lower))     # the outermost bins reach to infinity
+    return torch.where(x0 < -0.999, log(upper), inside)
 
-# %% ../nbs/08_diffusion.ipynb #0a126d4d
+# %% ../nbs/08_diffusion.ipynb #1e633b89
 def diffusion_loss(
     out:Tensor, # (M, 2P) network output for xt: predicted eps, and v for the variance
     x0:Tensor, # (M, P)
@@ -157,22 +163,23 @@ def diffusion_loss(
     "Noise error, plus the variational bound that teaches the variance only (MAR Eq. 1; iDDPM §3.1)"
     M, P = x0.shape
     eps_hat, v = out.float().split(P, dim=1)
-    logvar = learned_log_variance(v, t, schedule)
-    mean = posterior_mean(predict_x0(xt, t, eps_hat.detach(), schedule), xt, t, schedule)    # detached: no gradient into the mean
+    mse = ((eps - eps_hat)**2).mean(1)                                               # MAR Eq. 1
+    x0_hat = predict_x0(xt, t, eps_hat.detach(), schedule)                           # no gradient into the mean
+    mean, logvar = posterior_mean(x0_hat, xt, t, schedule), learned_log_variance(v, t, schedule)
     kl = gaussian_kl(posterior_mean(x0, xt, t, schedule), schedule.at('log_var_low', t), mean, logvar)
     nll = -discretised_log_likelihood(x0, mean, logvar)
-    bits = torch.where((t == 0).unsqueeze(1), nll, kl).mean(1)/math.log(2)
-    return {'mse': ((eps - eps_hat)**2).mean(1), 'vlb': bits}
+    vlb = torch.where((t == 0).unsqueeze(1), nll, kl).mean(1)/math.log(2)            # bits (DDPM Eq. 5, one term)
+    return {'mse': mse, 'vlb': vlb}
 
-# %% ../nbs/08_diffusion.ipynb #fab0026d
-def heading(
+# %% ../nbs/08_diffusion.ipynb #8dfa3359
+def x0_from_output(
     out:Tensor, # (M, P) or (M, 2P) network output for xt: eps, and v if there is one
     xt:Tensor, # (M, P)
     t:Tensor|int, # (M,) index into `schedule`, or one for all rows
     schedule:Schedule,
     x0_limit:float|None=None, # keep the predicted x0 within [-x0_limit, x0_limit]; None, as in the paper: anywhere
 )->Tensor: # (M, P)
-    "The x0 that a network's answer points to"
+    "The x0 that a network's output points to"
     x0 = predict_x0(xt, t, out[:, :xt.shape[1]].float(), schedule)
     return x0 if x0_limit is None else x0.clamp(-x0_limit, x0_limit)
 
@@ -183,14 +190,17 @@ def denoise_step(
     noise:Tensor, # (M, P) standard normal
     schedule:Schedule,
     temperature:float=1.0, # multiplies the noise that is added
-    x0_limit:float|None=None, # see `heading`
-)->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
+    x0_limit:float|None=None, # see `x0_from_output`
+)->tuple[Tensor, Tensor]: # x_{t-1} and the x0 that it aims at, (M, P) each
     "One reverse step (MAR §3.2, 'Sampler', with the learned variance); the last adds no noise"
-    x0, v = heading(out, xt, t, schedule, x0_limit), out.float().chunk(2, dim=1)[1]
-    std, wanted = (0.5*learned_log_variance(v, t, schedule)).exp(), temperature*((t > 0) if isinstance(t, int) else (t > 0).unsqueeze(1))
-    return posterior_mean(x0, xt, t, schedule) + wanted*std*noise, x0
+    eps_hat, v = out.float().chunk(2, dim=1)
+    x0 = x0_from_output(eps_hat, xt, t, schedule, x0_limit)
+    mean = posterior_mean(x0, xt, t, schedule)                                       # DDPM Eq. 7
+    std = (0.5*learned_log_variance(v, t, schedule)).exp()                           # iDDPM Eq. 15
+    not_last = t > 0 if isinstance(t, int) else (t > 0).unsqueeze(1)
+    return mean + not_last*temperature*std*noise, x0
 
-# %% ../nbs/08_diffusion.ipynb #6fa5be97
+# %% ../nbs/08_diffusion.ipynb #c09df6cc
 @torch.no_grad()
 def sample_tokens(
     model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P)
@@ -198,20 +208,22 @@ def sample_tokens(
     schedule:Schedule, # usually a `respace`d one
     *,
     temperature:float=1.0, # multiplies the noise of every step (MAR §3.2, sampler)
-    x0_limit:float|None=None, # see `heading`
+    x0_limit:float|None=None, # see `x0_from_output`
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
 )->Tensor: # (M, P)
-    "From pure noise to tokens: DDPM's reverse process"
+    "From pure noise to tokens (DDPM Alg. 2, with the learned variance of iDDPM)"
     xt = torch.randn(shape, generator=generator, device=device)
-    for i in reversed(range(len(schedule))):
-        out = model(xt, torch.full(shape[:1], i, device=device))
-        xt, x0 = denoise_step(out, xt, i, torch.randn(shape, generator=generator, device=device), schedule, temperature, x0_limit)
-        if callback: callback(i, xt, x0)
+    for t in reversed(range(len(schedule))):
+        out = model(xt, torch.full(shape[:1], t, device=device))
+        noise = torch.randn(shape, generator=generator, device=device)
+        xt, x0 = denoise_step(out, xt, t, noise, schedule, temperature, x0_limit)
+        if callback:
+            callback(t, xt, x0)
     return xt
 
-# %% ../nbs/08_diffusion.ipynb #3da82249
+# %% ../nbs/08_diffusion.ipynb #ce329b57
 def ddim_step(
     out:Tensor, # (M, P) or (M, 2P) network output for xt; v is not used
     xt:Tensor, # (M, P)
@@ -220,16 +232,17 @@ def ddim_step(
     schedule:Schedule,
     eta:float=0.0, # 0: no fresh noise; 1: as much as DDPM with the lower variance
     temperature:float=1.0, # multiplies the fresh noise
-    x0_limit:float|None=None, # see `heading`
-)->tuple[Tensor, Tensor]: # x_{t-1} and the x0 it was heading for, (M, P) each
+    x0_limit:float|None=None, # see `x0_from_output`
+)->tuple[Tensor, Tensor]: # x_{t-1} and the x0 that it aims at, (M, P) each
     "Keep the old noise, only less of it (DDIM Eq. 12 and 16)"
-    x0 = heading(out, xt, t, schedule, x0_limit)
-    eps = (xt - schedule.at('signal', t)*x0)/schedule.at('noise', t)               # the network's, unless x0 was limited
-    noise_before, beta = schedule.at('noise_before', t), schedule.at('beta', t)
-    std = eta*beta.sqrt()*noise_before/schedule.at('noise', t)
-    return schedule.at('signal_before', t)*x0 + (noise_before**2 - std**2).clamp(min=0).sqrt()*eps + temperature*std*noise, x0
+    x0 = x0_from_output(out, xt, t, schedule, x0_limit)
+    eps = (xt - schedule.at('signal', t)*x0)/schedule.at('noise', t)       # the network's own, without a limit
+    noise_before = schedule.at('noise_before', t)
+    std = eta*schedule.at('beta', t).sqrt()*noise_before/schedule.at('noise', t)     # DDIM Eq. 16
+    old_noise = (noise_before**2 - std**2).clamp(min=0).sqrt()*eps
+    return schedule.at('signal_before', t)*x0 + old_noise + temperature*std*noise, x0
 
-# %% ../nbs/08_diffusion.ipynb #e38ee6b5
+# %% ../nbs/08_diffusion.ipynb #548b5b0a
 @torch.no_grad()
 def ddim_tokens(
     model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P) or (M, P)
@@ -238,21 +251,22 @@ def ddim_tokens(
     *,
     temperature:float=1.0, # multiplies the noise of the start, and what `eta` adds
     eta:float=0.0, # see `ddim_step`
-    x0_limit:float|None=None, # see `heading`
+    x0_limit:float|None=None, # see `x0_from_output`
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
 )->Tensor: # (M, P)
     "From pure noise to tokens without further chance: DDIM (Song et al. 2020)"
     xt = temperature*torch.randn(shape, generator=generator, device=device)
-    for i in reversed(range(len(schedule))):
-        t = torch.full(shape[:1], i, device=device)
+    for t in reversed(range(len(schedule))):
+        out = model(xt, torch.full(shape[:1], t, device=device))
         noise = torch.randn(shape, generator=generator, device=device) if eta else 0.0
-        xt, x0 = ddim_step(model(xt, t), xt, i, noise, schedule, eta, temperature, x0_limit)
-        if callback: callback(i, xt, x0)
+        xt, x0 = ddim_step(out, xt, t, noise, schedule, eta, temperature, x0_limit)
+        if callback:
+            callback(t, xt, x0)
     return xt
 
-# %% ../nbs/08_diffusion.ipynb #f58519c1
+# %% ../nbs/08_diffusion.ipynb #94118439
 @torch.no_grad()
 def dpm_solver_tokens(
     model:Callable, # model(xt (M, P), index (M,) into `schedule`) -> (M, 2P) or (M, P)
@@ -260,7 +274,7 @@ def dpm_solver_tokens(
     schedule:Schedule, # usually a `respace`d one
     *,
     temperature:float=1.0, # multiplies the noise of the start; no other is added
-    x0_limit:float|None=None, # see `heading`
+    x0_limit:float|None=None, # see `x0_from_output`
     generator:torch.Generator|None=None,
     device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
@@ -268,16 +282,20 @@ def dpm_solver_tokens(
     "Steps that bend: x0 is extrapolated from the last two answers (DPM-Solver++ 2M, Lu et al. 2022, Alg. 2)"
     alpha_bar = np.cumprod(1 - schedule.betas)
     signal, noise = np.sqrt(alpha_bar).tolist(), np.sqrt(1 - alpha_bar).tolist()
-    clock = [math.log(s/n) for s, n in zip(signal, noise)]                         # half the log of signal-to-noise: grows on the way back
-    xt, x0_last = temperature*torch.randn(shape, generator=generator, device=device), None
-    for i in reversed(range(len(schedule))):
-        t = torch.full(shape[:1], i, device=device)
-        x0 = bent = heading(model(xt, t), xt, i, schedule, x0_limit)
-        if i == 0: xt = x0                                                         # clean: the clock stands at infinity
-        else:
-            h = clock[i - 1] - clock[i]
-            if x0_last is not None and i > 1: bent = x0 + h/(2*h_last)*(x0 - x0_last)     # the step to i=0 is too long to bend
-            xt = noise[i - 1]/noise[i]*xt - signal[i - 1]*math.expm1(-h)*bent
+    lam = [math.log(s/n) for s, n in zip(signal, noise)]                             # half the log of signal-to-noise
+    xt = temperature*torch.randn(shape, generator=generator, device=device)
+    x0_last = h_last = None                                                          # of the step before
+    for t in reversed(range(len(schedule))):
+        out = model(xt, torch.full(shape[:1], t, device=device))
+        x0 = x0_from_output(out, xt, t, schedule, x0_limit)
+        if t > 0:
+            h, x0_bent = lam[t - 1] - lam[t], x0
+            if x0_last is not None and t > 1:
+                x0_bent = x0 + h/(2*h_last)*(x0 - x0_last)
+            xt = noise[t - 1]/noise[t]*xt - signal[t - 1]*math.expm1(-h)*x0_bent
             x0_last, h_last = x0, h
-        if callback: callback(i, xt, x0)
+        else:
+            xt = x0                                                                  # no noise is left: lam is infinite
+        if callback:
+            callback(t, xt, x0)
     return xt

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 from .files import atomic_folder, load_weights, save_weights
 from .vae import VAE, VAEConfig
-from .vq import VQVAE, VQConfig, nearest
+from .vq import nearest, VQConfig, VQVAE
 
 # %% ../nbs/05_tokenizers.ipynb #838abb33
 def patchify(

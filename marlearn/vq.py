@@ -12,7 +12,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .data import ImageData
-from .vae import VAEConfig, fit_autoencoder, make_decoder, make_encoder
+from .vae import fit_autoencoder, make_decoder, make_encoder, VAEConfig
 
 # %% ../nbs/04_vq.ipynb #1eb0a642
 def nearest(

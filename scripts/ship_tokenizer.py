@@ -5,9 +5,10 @@
 import argparse, json, platform, time
 from pathlib import Path
 import torch
-from marlearn.data import join_data, load_data, load_shapes
+from marlearn.data import join_data, load_shapes
+from marlearn.engine.pictures import load_data
 from marlearn.tokenizers import KLTokenizer, save_tokenizer
-from marlearn.vae import VAE, VAEConfig, fit_vae, latent_scale, psnr
+from marlearn.vae import fit_vae, latent_scale, psnr, VAE, VAEConfig
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--steps', type=int, default=4800, help='of 16 pictures each')

@@ -6,8 +6,9 @@ import argparse, json, platform, time
 from dataclasses import asdict, replace
 from pathlib import Path
 import torch
-from marlearn.data import join_data, load_data, load_shapes
-from marlearn.engine.tokenizers import TOKENIZERS, fit_tokenizer
+from marlearn.data import join_data, load_shapes
+from marlearn.engine.pictures import load_data
+from marlearn.engine.tokenizers import fit_tokenizer, TOKENIZERS
 from marlearn.tokenizers import save_tokenizer
 from marlearn.vae import psnr, ssim
 from marlearn.vq import code_usage

@@ -12,7 +12,7 @@ from marlearn.engine.hardware import autocast, cast_linear_layers, compile_model
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
-from marlearn.train import TrainConfig, make_optimizer, seeded_dropout, step_generator, train_step
+from marlearn.train import make_optimizer, seeded_dropout, step_generator, train_step, TrainConfig
 
 CONFIG = ModelConfig(n_tokens=16, token_dim=4, n_classes=10, width=32, encoder_blocks=2, decoder_blocks=2, heads=2,
                      class_slots=2, dropout=0.0, head=HeadConfig(blocks=2, width=32, x0_limit=3.0))

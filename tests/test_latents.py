@@ -13,7 +13,7 @@ from marlearn.data import load_shapes
 from marlearn.engine.latents import LatentData, write_latents
 from marlearn.engine.pictures import load_path
 from marlearn.files import pretrained
-from marlearn.tokenizers import PixelTokenizer, load_tokenizer
+from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 from marlearn.train import encode_data, step_generator
 
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from marlearn.generate import guidance_at
-from marlearn.mar import ImageModel, count_parameters
+from marlearn.mar import count_parameters, ImageModel
 from marlearn.orders import cosine_counts, mask_ratio
 from marlearn.engine.presets import mar_base, mar_huge, mar_large
 

@@ -9,7 +9,7 @@ from marlearn.engine.flops import encoding, mean_known, most_known, training
 from marlearn.engine.plan import activation_bytes, plan
 from marlearn.engine.presets import imagenet, mar_huge, mar_large
 from marlearn.heads import HeadConfig
-from marlearn.vae import VAE, kl16
+from marlearn.vae import kl16, VAE
 
 STATE = '  weights, gradients, moments, average'
 

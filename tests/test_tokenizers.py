@@ -3,14 +3,15 @@ import json, math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from marlearn.data import ImageData, load_shapes
-from marlearn.engine.adversarial import (Adversary, PatchDiscriminator, VGGDistance, adaptive_weight, find_vgg,
-                                         hinge_loss)
-from marlearn.engine.tokenizers import TOKENIZERS, TokenizerConfig, fit_tokenizer, get_tokenizer
+from marlearn.engine.adversarial import (
+    adaptive_weight, Adversary, find_vgg, hinge_loss, PatchDiscriminator, VGGDistance)
+from marlearn.engine.tokenizers import fit_tokenizer, get_tokenizer, TokenizerConfig, TOKENIZERS
 from marlearn.files import pretrained, save_weights
-from marlearn.tokenizers import (KLTokenizer, PixelTokenizer, VQTokenizer, load_tokenizer, measure_scale, patchify,
-                                 save_tokenizer, tokenizer_from, unpatchify)
-from marlearn.vae import VAE, VAEConfig, fit_vae, kl8, kl16, psnr, ssim, vae_loss
-from marlearn.vq import VQVAE, VectorQuantizer, VQConfig, code_usage, fit_vq, nearest, vq_loss
+from marlearn.tokenizers import (
+    KLTokenizer, load_tokenizer, measure_scale, patchify, PixelTokenizer, save_tokenizer, tokenizer_from,
+    unpatchify, VQTokenizer)
+from marlearn.vae import fit_vae, kl16, kl8, psnr, ssim, VAE, vae_loss, VAEConfig
+from marlearn.vq import code_usage, fit_vq, nearest, VectorQuantizer, vq_loss, VQConfig, VQVAE
 
 NET = VAEConfig(width=8, mults=(1, 2), latent_channels=3, embed_dim=5)
 

@@ -7,16 +7,16 @@ __all__ = ['PICTURE_FORMATS', 'PICTURE_ENDINGS', 'UNREAD_ENDINGS', 'CIFAR10', 'H
            'through_cache', 'cached_shapes', 'is_picture', 'list_members', 'class_of_each', 'open_picture',
            'read_batch', 'left_out', 'load_path', 'download_cifar10', 'find_cifar10', 'load_data']
 
-# %% ../../nbs/engine/pictures.ipynb #26ddd75f
+# %% ../../nbs/engine/pictures.ipynb #3ca1c2b8
 import hashlib, io, json, math, os, pickle, shutil, socket, sys, tarfile, tempfile, warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 import marlearn
-from ..data import SHAPES, SPLIT_SIZES, ImageData, centre_crop, check_split, shape_chunks
+from ..data import centre_crop, check_split, ImageData, shape_chunks, SHAPES, SPLIT_SIZES
 from ..files import atomic_folder, cache_dir, file_hash
 
 # %% ../../nbs/engine/pictures.ipynb #9a06c5c2
@@ -184,15 +184,16 @@ def _without_wrapper(paths):
     if inner == {shared}: shared = shared[:-1]
     return {p: p[len(shared):] for p in paths}
 
-# %% ../../nbs/engine/pictures.ipynb #29273011
+# %% ../../nbs/engine/pictures.ipynb #e2f3e684
 def _shorten(names, most=5):
     return ', '.join(sorted(names)[:most]) + (', ...' if len(names) > most else '')
 
 def _refuse_two_readings(paths, tops):
     "Refuse a tree whose folders name classes in two ways, and say which"
-    nested = [p for p in paths if len(p) > 1]
-    owners = {p[-1]: {q[0] for q in nested if q[-1] == p[-1]} for p in nested}
-    if any(len(first) == 1 for first in owners.values()):           # not a folder that every class has, like 'images'
+    owners = {}                                                     # inner folder -> the outer ones that have it
+    for p in paths:
+        if len(p) > 1: owners.setdefault(p[-1], set()).add(p[0])
+    if any(len(outer) == 1 for outer in owners.values()):           # so not a name in every class, like 'images'
         readings = [_shorten({p[at] for p in paths if p}) for at in (0, -1)]
         raise ValueError(f"folders lie in folders, so the classes may be {readings[0]}, or else {readings[1]}: "
                          "keep one level of folders, or name a folder further down as the data")
@@ -225,7 +226,7 @@ def class_of_each(
     if train and test and not train & test: return {n: place for n, place in found.items() if place[0] != 'test'}
     return found
 
-# %% ../../nbs/engine/pictures.ipynb #c208cfac
+# %% ../../nbs/engine/pictures.ipynb #2e2bcf64
 def open_picture(
     content:bytes, # of a file
     count:Counter|None=None, # counts what was unusual
@@ -234,13 +235,13 @@ def open_picture(
     count = Counter() if count is None else count
     picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
     try: orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception: orientation = 1                               # damaged notes do not spoil the pixels
+    except Exception: orientation = 1                               # damaged EXIF data does not spoil the pixels
     if orientation in range(2, 9):
-        count['turned as their EXIF notes say'] += 1
+        count['turned, as their EXIF data says'] += 1
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in picture.info and picture.mode[0] != 'I':
         picture = picture.convert('RGBA')
-        if picture.getchannel('A').getextrema()[0] < 255: count['laid on white where they are transparent'] += 1
+        if picture.getchannel('A').getextrema()[0] < 255: count['laid on white, where transparent'] += 1
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
     if picture.mode[0] == 'I' and picture.getextrema()[1] < 1 << 12:
         count['nearly black: 16 bits a pixel, of which they use 12 at most'] += 1
@@ -291,7 +292,7 @@ def _cache_batches(folder, path, names, split, img_size):
     bar = tqdm(rows(), total=n, desc=f'decoding {split} pictures', leave=False)
     write_cache(folder, (n, 3, img_size, img_size), bar, {'classes': CIFAR10, 'name': 'cifar10'})
 
-# %% ../../nbs/engine/pictures.ipynb #e1db731c
+# %% ../../nbs/engine/pictures.ipynb #78c5b223
 def left_out(
     names:Iterable[str], # of all files
     places:dict[str, tuple], # of those that have a class, from `class_of_each`
@@ -299,12 +300,14 @@ def left_out(
     "What of these files does not count, for people to read"
     names, notes = list(names), []
     homeless = [n for n in names if is_picture(n) and n not in places]
-    if homeless: notes.append(f"left out {len(homeless)} pictures that lie in no class folder: {_shorten(homeless)}")
+    total = len(homeless) + len(places)
+    if homeless: notes.append(f"left out {len(homeless)} of {total} pictures, in no class folder: {_shorten(homeless)}")
     unread = [n for n in names if _ending(n) in UNREAD_ENDINGS and not _hidden(n)]
     if unread:
         counts = ', '.join(f'{k} {ending}' for ending, k in Counter(map(_ending, unread)).most_common())
-        notes.append(f"left out {len(unread)} files of formats that are not read: {counts}")
-        empty = {os.path.dirname(n) for n in unread} - {os.path.dirname(n) for n in places}
+        notes.append(f"left out, for formats that are not read: {counts}")
+        full = {str(folder) for n in places for folder in PurePosixPath(n).parents}
+        empty = {str(PurePosixPath(n).parent) for n in unread} - full
         if empty: notes[-1] += f"; nothing else is in {_shorten(empty)}"
     return notes
 
@@ -319,7 +322,7 @@ def _decoded(path, places, row_of, label_of, img_size, notes):
     n, named = len(row_of), '; '.join(broken[:5]) + (' ...' if len(broken) > 5 else '')
     if len(broken) == n: raise ValueError(f"none of the {n} pictures in {path} could be read; the first: {broken[0]}")
     if broken: notes.append(f"skipped {len(broken)} of {n} pictures in {path} that could not be read: {named}")
-    notes += [f"{count} of {n} pictures in {path} are {what}" for what, count in unusual.items()]
+    notes += [f"{count} of {n} pictures in {path}: {what}" for what, count in unusual.items()]
 
 def _cache_pictures(folder, path, names, split, img_size, root):
     "Write the cache of pictures in a folder or tar"

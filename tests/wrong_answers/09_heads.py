@@ -1,5 +1,4 @@
 "Plausible mistakes, which the checks of lesson 09 must refuse"
-import torch
 from torch.nn import functional as F
 
 def one_more(eps, uncond, scale): return eps + scale*(eps - uncond)
@@ -20,4 +19,9 @@ def two_ways(z, target, levels): return z.repeat(levels, 1), target.repeat_inter
 def once(z, target, levels): return z, target
 def only_z(z, target, levels): return z.repeat(levels, 1), target
 
-WRONG = {'check_head_rows': [64*100, 256*64*100, 256], 'check_guided': [one_more, backwards, mixture], 'check_block': [order_of_dials, no_shortcut, scale_without_one], 'check_repeat_rows': [two_ways, once, only_z]}
+WRONG = {
+    'check_head_rows': [64*100, 256*64*100, 256],
+    'check_guided': [one_more, backwards, mixture],
+    'check_block': [order_of_dials, no_shortcut, scale_without_one],
+    'check_repeat_rows': [two_ways, once, only_z],
+}

@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['check_hidden', 'check_known_schedule', 'check_ratios', 'check_blind']
 
-# %% ../../nbs/10_orders.ipynb #1f54e115
+# %% ../../../nbs/10_orders.ipynb #1f54e115
 import math
 import torch
-from ..course import Wrong, compare, exercise
-from ..orders import cosine_counts, mask_from_order, mask_ratio, random_order
+from ..exercises import compare, exercise, Wrong
+from ...orders import cosine_counts, mask_from_order, mask_ratio, random_order
 
-# %% ../../nbs/10_orders.ipynb #7c17326c
+# %% ../../../nbs/10_orders.ipynb #06615a53
 @exercise('10.1', 'from order to mask', difficulty=1, minutes=10)
 def check_hidden(answer):
     "Takes your `hidden(order, n_known)`"
     order = random_order(3, 16, torch.Generator().manual_seed(0))
     for n in (0, 5, 16):
         out = answer(order, n)
-        if getattr(out, 'dtype', None) != torch.bool: raise Wrong(getattr(out, 'dtype', type(out).__name__), torch.bool, 'the type of a mask')
+        if getattr(out, 'dtype', None) != torch.bool:
+            raise Wrong(getattr(out, 'dtype', type(out).__name__), torch.bool, 'the type of a mask')
         compare(out.long(), mask_from_order(order, n).long(), f'16 tokens in random orders, n_known={n}')
 
-# %% ../../nbs/10_orders.ipynb #bbb10781
+# %% ../../../nbs/10_orders.ipynb #bbb10781
 @exercise('10.2', 'known tokens after each step', difficulty=3, minutes=20)
 def check_known_schedule(answer):
     "Takes your `known_schedule(K, N)`"
@@ -29,23 +30,26 @@ def check_known_schedule(answer):
         compare(list(answer(K, N)), torch.tensor(cosine_counts(N, K)).cumsum(0).tolist(), f'known_schedule({K}, {N})')
     return 'Also where the cosine is flat, no step is idle; and with K = N it is one token a step.'
 
-# %% ../../nbs/10_orders.ipynb #cb4271a8
+# %% ../../../nbs/10_orders.ipynb #e7dc098e
 @exercise('10.3', 'find the bug', difficulty=2, minutes=10)
 def check_ratios(answer):
     "Takes your `ratios(n, generator)`"
     n = 20_000
     r = answer(n, torch.Generator().manual_seed(0))
     if tuple(r.shape) != (n,): raise Wrong(f'shape {tuple(r.shape)}', f'shape ({n},)', 'how many')
-    if not (r.min() >= .7 and r.max() <= 1): raise Wrong(f'values from {r.min():.2f} to {r.max():.2f}', 'values in [0.7, 1]')
+    if not (r.min() >= .7 and r.max() <= 1):
+        raise Wrong(f'values from {r.min():.2f} to {r.max():.2f}', 'values in [0.7, 1]')
     for edge in (.75, .8, .9, .999):
         expected = mask_ratio(torch.linspace(0, 1, 100_001)).le(edge).float().mean()
         share = (r <= edge).float().mean()
-        if (share - expected).abs() > .015: raise Wrong(f'{share:.3f}', f'{expected:.3f}', f'share of 20,000 draws up to {edge}')
+        if (share - expected).abs() > .015:
+            raise Wrong(f'{share:.3f}', f'{expected:.3f}', f'share of 20,000 draws up to {edge}')
 
-# %% ../../nbs/10_orders.ipynb #dfd06849
+# %% ../../../nbs/10_orders.ipynb #f3879743
 @exercise('10.4', 'who is written blindly?', difficulty=1, minutes=5)
 def check_blind(answer):
     "Takes the name of an order"
-    if answer not in ('raster', 'random', 'checkerboard', 'halton'): raise Wrong(repr(answer), "'raster', 'random', 'checkerboard' or 'halton'")
+    if answer not in ('raster', 'random', 'checkerboard', 'halton'):
+        raise Wrong(repr(answer), "'raster', 'random', 'checkerboard' or 'halton'")
     if answer != 'raster': raise Wrong(repr(answer), 'the order whose sets are strips of neighbours')
     return 'So many tokens a step go together with scattered orders.'

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_to_float', 'check_imagenet_gigabytes', 'check_mirror_some', 'check_pill']
 
-# %% ../../nbs/01_data.ipynb #7856a81f
+# %% ../../../nbs/01_data.ipynb #7856a81f
 import numpy as np, torch
-from ..course import Wrong, compare, exercise
-from ..data import SHAPES, shape_distance
+from ..exercises import compare, exercise, Wrong
+from ...data import shape_distance, SHAPES
 
-# %% ../../nbs/01_data.ipynb #50c3270f
+# %% ../../../nbs/01_data.ipynb #50c3270f
 @exercise('1.1', 'bytes and floats', difficulty=1, minutes=5)
 def check_to_float(answer):
     "Takes your `to_float(v)`"
@@ -20,7 +20,7 @@ def check_to_float(answer):
     if x.dtype != torch.float32: raise Wrong(x.dtype, torch.float32, 'the type')
     return 'And back: (x + 1)*127.5, rounded.'
 
-# %% ../../nbs/01_data.ipynb #d9f799b8
+# %% ../../../nbs/01_data.ipynb #d9f799b8
 @exercise('1.2', 'how large is ImageNet?', difficulty=1, minutes=5)
 def check_imagenet_gigabytes(answer):
     "Takes a number"
@@ -28,7 +28,7 @@ def check_imagenet_gigabytes(answer):
     return ('The latents of KL-16 are 16 x 16 x 16 numbers a picture: in float16 a twenty-fourth of that. '
             'That is why large runs train on cached latents.')
 
-# %% ../../nbs/01_data.ipynb #c169466c
+# %% ../../../nbs/01_data.ipynb #c169466c
 @exercise('1.3', 'find the bug', difficulty=2, minutes=10)
 def check_mirror_some(answer):
     "Takes your `mirror_some(images, flip)`"
@@ -42,7 +42,7 @@ def check_mirror_some(answer):
     if not torch.equal(images, before):
         raise Wrong('an input that was changed in place', 'an input that stays as it was')
 
-# %% ../../nbs/01_data.ipynb #b9a17c04
+# %% ../../../nbs/01_data.ipynb #b9a17c04
 @exercise('1.4', 'an outline of your own', difficulty=3, minutes=20)
 def check_pill(answer):
     "Takes your `pill(x, y)`"

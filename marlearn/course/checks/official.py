@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['check_slots', 'check_join_split', 'check_pack_qkv']
 
-# %% ../../nbs/19_official.ipynb #87a3f8f0
+# %% ../../../nbs/20_official.ipynb #87a3f8f0
 import torch
-from ..course import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 
-# %% ../../nbs/19_official.ipynb #a4adee30
-@exercise('19.1', 'read a size off a name', difficulty=1, minutes=5)
+# %% ../../../nbs/20_official.ipynb #a4adee30
+@exercise('20.1', 'read a size off a name', difficulty=1, minutes=5)
 def check_slots(answer):
     "Takes a number"
     compare(int(answer), 64, 'class slots')
 
-# %% ../../nbs/19_official.ipynb #77b8c4a0
-@exercise('19.2', 'one tensor from two', difficulty=2, minutes=10)
+# %% ../../../nbs/20_official.ipynb #77b8c4a0
+@exercise('20.2', 'one tensor from two', difficulty=2, minutes=10)
 def check_join_split(answer):
     "Takes a pair of functions"
-    try: join, split = answer
+    try:
+        join, split = answer
     except TypeError:
         if callable(answer): raise NotImplementedError from None
         raise Wrong(answer, 'two functions, (join, split)') from None
@@ -28,10 +29,11 @@ def check_join_split(answer):
     ours = join(classes, null)
     compare(ours, torch.cat([classes, null]), 'join')
     a, b = split(ours)
-    compare(a, classes, 'split, the classes'); compare(b, null, 'split, the null class')
+    compare(a, classes, 'split, the classes')
+    compare(b, null, 'split, the null class')
 
-# %% ../../nbs/19_official.ipynb #99988f07
-@exercise('19.3', 'find the bug', difficulty=3, minutes=20)
+# %% ../../../nbs/20_official.ipynb #99988f07
+@exercise('20.3', 'find the bug', difficulty=3, minutes=20)
 def check_pack_qkv(answer):
     "Takes your `pack_qkv(q, k, v, heads)`"
     q, k, v = (torch.full((4, 4), float(n)) + torch.arange(4.).view(4, 1)/10 for n in (1, 2, 3))

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_fewer_numbers', 'check_draw', 'check_price', 'check_too_high']
 
-# %% ../../nbs/03_vae.ipynb #572d9b8c
+# %% ../../../nbs/03_vae.ipynb #572d9b8c
 import torch
 from torch.distributions import Normal, kl_divergence
-from ..course import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 
-# %% ../../nbs/03_vae.ipynb #d510231d
+# %% ../../../nbs/03_vae.ipynb #d510231d
 @exercise('3.1', 'what is left of a photograph?', difficulty=1, minutes=5)
 def check_fewer_numbers(answer):
     "Takes a number"
@@ -18,7 +18,7 @@ def check_fewer_numbers(answer):
     return ('Ours: 3072 to 384, a factor of 8. At 48 the lost texture must be invented, '
             'which is where the adversarial term comes in.')
 
-# %% ../../nbs/03_vae.ipynb #2b4861be
+# %% ../../../nbs/03_vae.ipynb #2b4861be
 @exercise('3.2', 'draw so that gradients pass', difficulty=2, minutes=10)
 def check_draw(answer):
     "Takes your `draw(mean, logvar, noise)`"
@@ -37,7 +37,7 @@ def check_draw(answer):
         raise Wrong(f"no gradient into {'mean' if dm is None else 'logvar'}", 'a gradient into both')
     compare(dv, (0.5*logvar).exp()*noise/2, 'gradient into logvar', tol=1e-5)
 
-# %% ../../nbs/03_vae.ipynb #20b5a1ea
+# %% ../../../nbs/03_vae.ipynb #20b5a1ea
 @exercise('3.3', 'find the bug', difficulty=2, minutes=10)
 def check_price(answer):
     "Takes your `price(mean, logvar)`"
@@ -50,7 +50,7 @@ def check_price(answer):
         compare(answer(m, v), exact, name, tol=1e-4)
     return 'Smaller clouds and larger ones both cost; a standard normal is free.'
 
-# %% ../../nbs/03_vae.ipynb #551f780b
+# %% ../../../nbs/03_vae.ipynb #551f780b
 @exercise('3.4', 'too high a price', difficulty=1, minutes=5)
 def check_too_high(answer):
     "Takes 'a', 'b' or 'c'"

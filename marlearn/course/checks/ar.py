@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['check_floor', 'check_inputs_and_targets', 'check_mean_answer', 'check_draw_code']
 
-# %% ../../nbs/07_ar.ipynb #3b737dd8
+# %% ../../../nbs/07_ar.ipynb #3b737dd8
 import math
 import torch
 from torch.nn import functional as F
-from ..ar import take
-from ..course import Wrong, compare, exercise
+from ...ar import take
+from ..exercises import compare, exercise, Wrong
 
-# %% ../../nbs/07_ar.ipynb #dc055f39
+# %% ../../../nbs/07_ar.ipynb #dc055f39
 @exercise('7.1', 'the floor', difficulty=1, minutes=5)
 def check_floor(answer):
     "Takes a number"
     compare(float(answer), math.log(12)/16, 'nats per token', tol=6e-4)
     return 'A measured loss below that would be a leak, not a success.'
 
-# %% ../../nbs/07_ar.ipynb #f350ebcc
+# %% ../../../nbs/07_ar.ipynb #f350ebcc
 @exercise('7.2', 'the shift', difficulty=2, minutes=10)
 def check_inputs_and_targets(answer):
     "Takes your `inputs_and_targets(tokens, order)`"
@@ -28,14 +28,14 @@ def check_inputs_and_targets(answer):
     compare(asked, tokens[order], 'asked for, order [2, 0, 3, 1]')
     compare(given, tokens[order[:-1]], 'read, order [2, 0, 3, 1]')
 
-# %% ../../nbs/07_ar.ipynb #9ef00756
+# %% ../../../nbs/07_ar.ipynb #9ef00756
 @exercise('7.3', 'what squared error answers', difficulty=1, minutes=5)
 def check_mean_answer(answer):
     "Takes a number"
     compare(float(answer), 0.6, 'the best guess', tol=1e-3)
     return 'A value that never occurs, and the best answer to the question that was asked. It was the wrong question.'
 
-# %% ../../nbs/07_ar.ipynb #01a65d2d
+# %% ../../../nbs/07_ar.ipynb #01a65d2d
 @exercise('7.4', 'find the bug', difficulty=2, minutes=15)
 def check_draw_code(answer):
     "Takes your `draw_code(logits, temperature, generator)`"

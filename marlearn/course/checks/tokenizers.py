@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['check_n_and_p', 'check_cut', 'check_encode', 'check_wrong_scale']
 
-# %% ../../nbs/05_tokenizers.ipynb #69ad27e7
+# %% ../../../nbs/05_tokenizers.ipynb #69ad27e7
 import torch
-from ..course import Wrong, compare, exercise
-from ..tokenizers import KLTokenizer, PixelTokenizer, patchify
+from ..exercises import compare, exercise, Wrong
+from ...tokenizers import KLTokenizer, patchify, PixelTokenizer
 
-# %% ../../nbs/05_tokenizers.ipynb #e3071d25
+# %% ../../../nbs/05_tokenizers.ipynb #e3071d25
 @exercise('5.1', 'N and P', difficulty=1, minutes=5)
 def check_n_and_p(answer):
     "Takes a pair of numbers"
     compare(list(answer), [256, 16], '(N, P)')
     return 'The same as KL-16 gives with patch 1: 256 tokens of 16 numbers. The paper compares the two.'
 
-# %% ../../nbs/05_tokenizers.ipynb #8589f3d5
+# %% ../../../nbs/05_tokenizers.ipynb #8589f3d5
 @exercise('5.2', 'patchify with one permutation', difficulty=2, minutes=15)
 def check_cut(answer):
     "Takes your `cut(grid, patch)`"
@@ -28,7 +28,7 @@ def check_cut(answer):
     compare(out[0, 1, :3], grid[0, :, 0, 2], 'second token: the square to the right')
     compare(out, patchify(grid, 2).unflatten(2, (3, 4)).transpose(2, 3).flatten(2), 'all numbers')
 
-# %% ../../nbs/05_tokenizers.ipynb #f30822f2
+# %% ../../../nbs/05_tokenizers.ipynb #f30822f2
 @exercise('5.3', 'find the bug', difficulty=2, minutes=10)
 def check_encode(answer):
     "Takes your `encode(latents, scale)`"
@@ -40,7 +40,7 @@ def check_encode(answer):
     compare(together.std(), (latents*scale).std(), 'standard deviation of many tokens', tol=1e-4)
     return "A picture's tokens may not depend on its neighbours, and whoever decodes must know the factor."
 
-# %% ../../nbs/05_tokenizers.ipynb #9c42e58e
+# %% ../../../nbs/05_tokenizers.ipynb #9c42e58e
 @exercise('5.4', 'a scale ten times too large', difficulty=1, minutes=5)
 def check_wrong_scale(answer):
     "Takes 'a', 'b' or 'c'"

@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['check_rows', 'check_place', 'check_visible', 'check_autoregressive']
 
-# %% ../../nbs/11_mar.ipynb #665affb3
+# %% ../../../nbs/11_mar.ipynb #665affb3
 import torch
-from ..ar import take
-from ..course import Wrong, compare, exercise
-from ..mar import ImageModel, ModelConfig
-from ..heads import HeadConfig
-from ..orders import random_order
+from ...ar import take
+from ..exercises import compare, exercise, Wrong
+from ...mar import ImageModel, ModelConfig
+from ...heads import HeadConfig
+from ...orders import random_order
 
-# %% ../../nbs/11_mar.ipynb #a0abb8e7
+# %% ../../../nbs/11_mar.ipynb #04008474
 @exercise('11.1', 'who sees what?', difficulty=1, minutes=5)
 def check_rows(answer):
     "Takes three numbers: encoder, decoder, head"
-    for name, saw, expected in zip(('encoder', 'decoder', 'head'), list(answer), (64 + 51, 64 + 256, 205)): compare(int(saw), expected, f'rows through the {name}')
+    for name, saw, expected in zip(('encoder', 'decoder', 'head'), list(answer), (64 + 51, 64 + 256, 205)):
+        compare(int(saw), expected, f'rows through the {name}')
     return 'The encoder is the cheap part, the deeper the mask; the decoder always pays for all.'
 
-# %% ../../nbs/11_mar.ipynb #8b03e746
+# %% ../../../nbs/11_mar.ipynb #9cfa798e
 @exercise('11.2', 'back to their places', difficulty=2, minutes=15)
 def check_place(answer):
     "Takes your `place(encoded, known, mask_token, N)`"
@@ -29,11 +30,12 @@ def check_place(answer):
     known = torch.tensor([[0, 2, 5], [1, 3, 4]])
     right = mask_token.repeat(2, 6, 1)
     for b in range(2):
-        for row, n in zip(encoded[b], known[b]): right[b, n] = row
+        for row, n in zip(encoded[b], known[b]):
+            right[b, n] = row
     compare(answer(encoded, known, mask_token, 6), right, 'known places [0, 2, 5] and [1, 3, 4] of 6', tol=1e-6)
     compare(answer(encoded[:, :0], known[:, :0], mask_token, 6), mask_token.repeat(2, 6, 1), 'nothing known yet')
 
-# %% ../../nbs/11_mar.ipynb #f9da2e26
+# %% ../../../nbs/11_mar.ipynb #6330bb65
 @exercise('11.3', 'find the leak', difficulty=3, minutes=20)
 def check_visible(answer):
     "Takes your `visible(tokens, order, n_known)`"
@@ -45,13 +47,16 @@ def check_visible(answer):
             for b in range(3):
                 for row in out[b]:
                     at = int((tokens[b] - row).abs().sum(1).argmin())
-                    if at not in known[b].tolist(): raise Wrong(f'the token of place {at}, which is hidden', f'only places {known[b].tolist()}', f'picture {b}, n_known=3')
+                    if at not in (places := known[b].tolist()):
+                        raise Wrong(f'the token of place {at}, a hidden one', f'only places {places}', f'picture {b}')
         compare(out, take(tokens, known), f'known tokens, n_known={n}')
     return 'A leak makes the loss better. That is what makes it dangerous.'
 
-# %% ../../nbs/11_mar.ipynb #eec18c4e
+# %% ../../../nbs/11_mar.ipynb #57c1ef18
 @exercise('11.4', 'what makes it autoregressive?', difficulty=1, minutes=5)
 def check_autoregressive(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'c': raise Wrong({'a': "'a': three of the four variants in Table 1 would be left", 'b': "'b': the last row of Table 1 draws sets"}[answer], 'what all four variants share')
+    why = {'a': 'of the four variants in Table 1, two have bidirectional attention',
+           'b': 'the last row of Table 1 draws sets'}
+    if answer != 'c': raise Wrong(f'{answer!r}: {why[answer]}', 'what all four variants share')

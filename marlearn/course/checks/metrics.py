@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_frechet_diagonal', 'check_score', 'check_precision', 'check_cheat']
 
-# %% ../../nbs/14_metrics.ipynb #8c4d1b66
+# %% ../../../nbs/14_metrics.ipynb #8c4d1b66
 import torch
-from ..course import Wrong, compare, exercise
-from ..metrics import frechet_distance, inception_score, precision_recall
+from ..exercises import compare, exercise, Wrong
+from ...metrics import frechet_distance, inception_score, precision_recall
 
-# %% ../../nbs/14_metrics.ipynb #18422e5a
+# %% ../../../nbs/14_metrics.ipynb #18422e5a
 @exercise('14.1', 'two round clouds', difficulty=2, minutes=10)
 def check_frechet_diagonal(answer):
     "Takes your `frechet_diagonal(mean1, var1, mean2, var2)`"
@@ -19,9 +19,10 @@ def check_frechet_diagonal(answer):
     v1, v2 = torch.rand(2, 5, generator=g).double() + .1
     compare(float(answer(m1, v1, m1, v1)), 0.0, 'a cloud and itself', tol=1e-6)
     compare(float(answer(m1, v1, m2, v1)), float(((m1 - m2)**2).sum()), 'same widths, other means', tol=1e-6)
-    compare(float(answer(m1, v1, m2, v2)), float(frechet_distance(m1, v1.diag(), m2, v2.diag())), 'other means and widths', tol=1e-4)
+    right = frechet_distance(m1, v1.diag(), m2, v2.diag())
+    compare(float(answer(m1, v1, m2, v2)), right, 'other means and widths', tol=1e-4)
 
-# %% ../../nbs/14_metrics.ipynb #5f4a7f82
+# %% ../../../nbs/14_metrics.ipynb #5f4a7f82
 @exercise('14.2', 'certain and different', difficulty=2, minutes=10)
 def check_score(answer):
     "Takes your `score(p)`"
@@ -32,19 +33,22 @@ def check_score(answer):
     p = p/p.sum(1, keepdim=True)
     compare(float(answer(p)), inception_score(p, splits=1)[0], 'random probabilities', tol=1e-3)
 
-# %% ../../nbs/14_metrics.ipynb #b6724fd7
+# %% ../../../nbs/14_metrics.ipynb #b6724fd7
 @exercise('14.3', 'find the bug', difficulty=2, minutes=10)
 def check_precision(answer):
     "Takes your `precision(real, fake, k)`"
     g = torch.Generator().manual_seed(0)
     wide, narrow = torch.randn(200, 2, generator=g), .2*torch.randn(120, 2, generator=g)
-    for name, real, fake in (('fakes inside the real cloud', wide, narrow), ('fakes far wider than the real cloud', narrow, wide)):
+    cases = {'fakes inside the real cloud': (wide, narrow), 'fakes far wider than the real cloud': (narrow, wide)}
+    for name, (real, fake) in cases.items():
         compare(float(answer(real, fake, 3)), precision_recall(real, fake, k=3)[0], name, tol=1e-6)
 
-# %% ../../nbs/14_metrics.ipynb #da0bfbe5
+# %% ../../../nbs/14_metrics.ipynb #da0bfbe5
 @exercise('14.4', 'the perfect cheat', difficulty=1, minutes=5)
 def check_cheat(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'c': raise Wrong({'a': "'a': it is smallest for exactly this generator", 'b': "'b': it covers the real pictures as no honest one does"}[answer], 'what notices copies')
+    why = {'a': "'a': it is smallest for exactly this generator",
+           'b': "'b': it covers the real pictures as no honest one does"}
+    if answer != 'c': raise Wrong(why[answer], 'what notices copies')
     return 'All these numbers reward being like the data. Nothing is more like the data than the data.'

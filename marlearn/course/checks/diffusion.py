@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['check_noisy', 'check_perfect_x0', 'check_step_back', 'check_steps_knob']
 
-# %% ../../nbs/08_diffusion.ipynb #8331a037
+# %% ../../../nbs/08_diffusion.ipynb #8331a037
 import math
 import torch
-from ..course import Wrong, compare, exercise
-from ..diffusion import cosine_schedule, posterior_mean, predict_x0, respace
+from ..exercises import compare, exercise, Wrong
+from ...diffusion import cosine_schedule, posterior_mean, predict_x0, respace
 
-# %% ../../nbs/08_diffusion.ipynb #cf6477d3
+# %% ../../../nbs/08_diffusion.ipynb #1da2c4f5
 @exercise('8.1', 'straight to step t', difficulty=1, minutes=10)
 def check_noisy(answer):
     "Takes your `noisy(x0, alpha_bar, eps)`"
@@ -20,31 +20,34 @@ def check_noisy(answer):
     compare(answer(x0, torch.ones(3), eps), x0, 'alpha_bar 1: nothing is noise')
     compare(answer(x0, torch.zeros(3), eps), eps, 'alpha_bar 0: everything is')
     ab = torch.tensor([.64, .36, .5])
-    compare(answer(x0, ab, eps), ab.sqrt()[:, None]*x0 + (1 - ab).sqrt()[:, None]*eps, 'alpha_bar .64, .36, .5', tol=1e-5)
+    right = ab.sqrt()[:, None]*x0 + (1 - ab).sqrt()[:, None]*eps
+    compare(answer(x0, ab, eps), right, 'alpha_bar .64, .36, .5', tol=1e-5)
 
-# %% ../../nbs/08_diffusion.ipynb #7ffb4f54
+# %% ../../../nbs/08_diffusion.ipynb #7ffb4f54
 @exercise('8.2', 'what does the perfect network say?', difficulty=2, minutes=10)
 def check_perfect_x0(answer):
     "Takes a number"
     compare(float(answer), 0.0, 'the average of what fits', tol=1e-6)
     return 'A value that no data has. It is right all the same: noise added on the way back will break the tie.'
 
-# %% ../../nbs/08_diffusion.ipynb #a6c655ac
+# %% ../../../nbs/08_diffusion.ipynb #e0a1d1fd
 @exercise('8.3', 'find the bug', difficulty=3, minutes=20)
 def check_step_back(answer):
     "Takes your `step_back(xt, t, eps, std, noise, schedule, temperature)`"
     g, schedule = torch.Generator().manual_seed(0), respace(cosine_schedule(), 10)
     xt, eps, noise, std = (torch.randn(4, 3, generator=g) for _ in range(4))
     std = std.abs()
-    mean = lambda t: posterior_mean(predict_x0(xt, t, eps, schedule), xt, t, schedule)
     for i, T in ((7, 1.0), (7, 0.5), (1, 0.0), (0, 1.0)):
         t = torch.full((4,), i)
-        compare(answer(xt, t, eps, std, noise, schedule, T), mean(t) + (T*std*noise if i else 0), f'step {i} of 10, temperature {T}', tol=1e-4)
+        right = posterior_mean(predict_x0(xt, t, eps, schedule), xt, t, schedule) + (T*std*noise if i else 0)
+        compare(answer(xt, t, eps, std, noise, schedule, T), right, f'step {i} of 10, temperature {T}', tol=1e-4)
 
-# %% ../../nbs/08_diffusion.ipynb #2e4bac96
+# %% ../../../nbs/08_diffusion.ipynb #1ca08d67
 @exercise('8.4', 'the knob called steps', difficulty=1, minutes=5)
 def check_steps_knob(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'b': raise Wrong({'a': "'a': but the curves lie in the band of luck long before 1000", 'c': "'c': but at 4 steps all curves lie far above the band"}[answer], 'where the curves reach the band')
+    saw = {'a': "'a': but the curves lie in the band of luck long before 1000",
+           'c': "'c': but at 4 steps all curves lie far above the band"}
+    if answer != 'b': raise Wrong(saw[answer], 'where the curves reach the band')
     return 'MAR takes 100. With a perfect network no sampler of this lesson needs more than some dozens.'

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['check_attend', 'check_looks_ahead', 'check_split_heads', 'check_cache_saves']
 
-# %% ../../nbs/06_transformer.ipynb #72153148
+# %% ../../../nbs/06_transformer.ipynb #72153148
 import math
 import torch
 from torch.nn import functional as F
-from ..course import Wrong, compare, exercise
-from ..transformer import KVCache
+from ..exercises import compare, exercise, Wrong
+from ...transformer import KVCache
 
-# %% ../../nbs/06_transformer.ipynb #810a59ed
+# %% ../../../nbs/06_transformer.ipynb #810a59ed
 @exercise('6.1', 'attention in three lines', difficulty=2, minutes=15)
 def check_attend(answer):
     "Takes your `attend(q, k, v, causal)`"
@@ -22,7 +22,7 @@ def check_attend(answer):
         right = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         compare(answer(q, k, v, causal), right, f'(2, 3, 5, 8), causal={causal}', tol=1e-4)
 
-# %% ../../nbs/06_transformer.ipynb #64f30bd2
+# %% ../../../nbs/06_transformer.ipynb #64f30bd2
 @exercise('6.2', 'a leak detector', difficulty=2, minutes=15)
 def check_looks_ahead(answer):
     "Takes your `looks_ahead(f, L, D)`"
@@ -41,7 +41,7 @@ def check_looks_ahead(answer):
         compare(bool(answer(f, 6, 4)), leaks, f'{name}: looks_ahead')
     return 'Run it on any model before you trust its loss.'
 
-# %% ../../nbs/06_transformer.ipynb #4c6a6dd4
+# %% ../../../nbs/06_transformer.ipynb #4c6a6dd4
 @exercise('6.3', 'find the bug', difficulty=3, minutes=15)
 def check_split_heads(answer):
     "Takes your `split_heads(x, heads)`"
@@ -51,7 +51,7 @@ def check_split_heads(answer):
     compare(out[0, 0, 1], x[0, 1, :2], 'picture 0, head 0, token 1')
     compare(out, torch.stack(x.split(2, dim=2), 1), 'all numbers')
 
-# %% ../../nbs/06_transformer.ipynb #ce3feafa
+# %% ../../../nbs/06_transformer.ipynb #ce3feafa
 @exercise('6.4', 'what a cache saves', difficulty=1, minutes=5)
 def check_cache_saves(answer):
     "Takes a number"

@@ -5,29 +5,32 @@
 # %% auto #0
 __all__ = ['check_head_rows', 'check_guided', 'check_block', 'check_repeat_rows']
 
-# %% ../../nbs/09_heads.ipynb #928b5579
+# %% ../../../nbs/09_heads.ipynb #928b5579
 import torch
 from torch import nn
-from ..course import Wrong, compare, exercise
-from ..heads import DiffusionHead, HeadConfig, modulate
+from ..exercises import compare, exercise, Wrong
+from ...heads import DiffusionHead, HeadConfig, modulate
 
-# %% ../../nbs/09_heads.ipynb #6f3292df
+# %% ../../../nbs/09_heads.ipynb #c9211aba
 @exercise('9.1', 'how often is the head called?', difficulty=1, minutes=5)
 def check_head_rows(answer):
     "Takes a number"
     compare(int(answer), 25600, 'rows')
-    return 'The number of generation steps does not enter. That is why the head must be small, and why steps of diffusion are the first thing to save.'
+    return ('The number of generation steps does not enter. That is why the head must be small, '
+            'and why steps of diffusion are the first thing to save.')
 
-# %% ../../nbs/09_heads.ipynb #f38aa614
+# %% ../../../nbs/09_heads.ipynb #aa7a1c55
 @exercise('9.2', 'guidance', difficulty=2, minutes=10)
 def check_guided(answer):
     "Takes your `guided(eps, eps_uncond, scale)`"
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(4, 3, generator=g), torch.randn(4, 3, generator=g)
-    for scale in (1.0, 0.0, 3.0): compare(answer(a, b, scale), b + scale*(a - b), f'scale {scale}', tol=1e-5)
-    return 'Outside of the two points it is extrapolation: nothing promises that eps exists there. It works, within limits.'
+    for scale in (1.0, 0.0, 3.0):
+        compare(answer(a, b, scale), b + scale*(a - b), f'scale {scale}', tol=1e-5)
+    return ('Outside of the two points it is extrapolation: nothing promises that eps exists there. '
+            'It works, within limits.')
 
-# %% ../../nbs/09_heads.ipynb #37356fb4
+# %% ../../../nbs/09_heads.ipynb #37356fb4
 @exercise('9.3', 'a block with three dials', difficulty=2, minutes=15)
 def check_block(answer):
     "Takes your `block(x, c, norm, up, down, ada)`"
@@ -39,10 +42,11 @@ def check_block(answer):
         shift, scale, gate = ada(c).chunk(3, dim=1)
         right = x + gate*down(torch.nn.functional.silu(up(modulate(norm(x), shift, scale))))
         compare(answer(x, c, norm, up, down, ada), right, 'random weights', tol=1e-5)
-        nn.init.zeros_(ada.weight); nn.init.zeros_(ada.bias)
+        nn.init.zeros_(ada.weight)
+        nn.init.zeros_(ada.bias)
         compare(answer(x, c, norm, up, down, ada), x, 'ada all zeros: the block lets everything pass')
 
-# %% ../../nbs/09_heads.ipynb #5aad6dc1
+# %% ../../../nbs/09_heads.ipynb #2ac896e0
 @exercise('9.4', 'find the bug', difficulty=3, minutes=20)
 def check_repeat_rows(answer):
     "Takes your `repeat_rows(z, target, levels)`"
@@ -50,6 +54,8 @@ def check_repeat_rows(answer):
     for levels in (1, 4):
         zs, ts = answer(z, target, levels)
         compare([zs.shape[0], ts.shape[0]], [3*levels, 3*levels], f'rows for levels={levels}')
-        if not torch.equal(zs[:, 0], ts[:, 0]): raise Wrong(f'z of tokens {zs[:, 0].int().tolist()} beside targets {ts[:, 0].int().tolist()}', 'the same numbers twice', f'3 tokens, levels={levels}')
+        if not torch.equal(zs[:, 0], ts[:, 0]):
+            saw = f'z of tokens {zs[:, 0].int().tolist()} beside targets {ts[:, 0].int().tolist()}'
+            raise Wrong(saw, 'the same numbers twice', f'3 tokens, levels={levels}')
         compare(zs[:, 0].sort().values, torch.arange(3.).repeat_interleave(levels), f'every token {levels} times')
     return 'A mismatch like this leaves a loss that falls, to what is known without any condition.'

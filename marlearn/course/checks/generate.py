@@ -5,39 +5,42 @@
 # %% auto #0
 __all__ = ['check_scales', 'check_known_before_hidden', 'check_calls', 'check_write']
 
-# %% ../../nbs/12_generate.ipynb #a83af66c
+# %% ../../../nbs/12_generate.ipynb #a83af66c
 import torch
-from ..course import Wrong, compare, exercise
-from ..generate import guidance_scales
-from ..orders import cosine_counts
+from ..exercises import compare, exercise, Wrong
+from ...generate import guidance_scales
+from ...orders import cosine_counts
 
-# %% ../../nbs/12_generate.ipynb #c6e83559
+# %% ../../../nbs/12_generate.ipynb #b282a672
 @exercise('12.1', 'the guidance of every step', difficulty=2, minutes=10)
 def check_scales(answer):
     "Takes your `scales(cfg_scale, N, counts)`"
     for s, N, K in ((3.0, 16, 4), (3.0, 16, 16), (1.0, 64, 8), (2.9, 256, 64)):
         counts = cosine_counts(N, K)
-        compare(list(answer(s, N, counts)), guidance_scales(s, N, counts), f'scales({s}, {N}, {counts if K < 9 else "counts of 64 steps"})', tol=1e-6)
-    return 'The first tokens are hardly guided: that keeps layouts different. A model of minutes needs them guided, and the demo uses a constant scale.'
+        compare(list(answer(s, N, counts)), guidance_scales(s, N, counts),
+                f'scales({s}, {N}, {counts if K < 9 else "counts of 64 steps"})', tol=1e-6)
+    return 'The first tokens are hardly guided. A model of minutes needs them guided: the demo uses a constant scale.'
 
-# %% ../../nbs/12_generate.ipynb #47835162
+# %% ../../../nbs/12_generate.ipynb #9cbf9628
 @exercise('12.2', 'known first', difficulty=2, minutes=15)
 def check_known_before_hidden(answer):
     "Takes your `known_before_hidden(order, hidden)`"
     order = torch.tensor([4, 1, 5, 0, 3, 2])
-    for places, expected in (([1, 3], [4, 5, 0, 2, 1, 3]), ([], [4, 1, 5, 0, 3, 2]), ([0, 1, 2, 3, 4, 5], [4, 1, 5, 0, 3, 2]), ([4, 0, 2], [1, 5, 3, 4, 0, 2])):
+    for places, expected in (([1, 3], [4, 5, 0, 2, 1, 3]), ([], [4, 1, 5, 0, 3, 2]),
+                             ([0, 1, 2, 3, 4, 5], [4, 1, 5, 0, 3, 2]), ([4, 0, 2], [1, 5, 3, 4, 0, 2])):
         hidden = torch.zeros(6, dtype=torch.bool)
         hidden[places] = True
-        compare(answer(order, hidden), torch.tensor(expected), f'order [4, 1, 5, 0, 3, 2], hidden places {sorted(places)}')
+        compare(answer(order, hidden), torch.tensor(expected),
+                f'order [4, 1, 5, 0, 3, 2], hidden places {sorted(places)}')
 
-# %% ../../nbs/12_generate.ipynb #b9588f70
+# %% ../../../nbs/12_generate.ipynb #b9588f70
 @exercise('12.3', 'what a picture costs', difficulty=1, minutes=5)
 def check_calls(answer):
     "Takes a number"
     compare(int(answer), 32, 'passes through the transformer')
     return 'Without guidance 16. A causal model would need 64, each for one new row.'
 
-# %% ../../nbs/12_generate.ipynb #c0159207
+# %% ../../../nbs/12_generate.ipynb #df9e91b7
 @exercise('12.4', 'find the bug', difficulty=2, minutes=15)
 def check_write(answer):
     "Takes your `write(think, draw, order, N, P)`"
@@ -49,7 +52,9 @@ def check_write(answer):
     def draw(z): return z.expand(2) + 1
     N, order = 5, torch.tensor([3, 0, 4, 1, 2])
     right = torch.zeros(N, 2)
-    for k, i in enumerate(order): right[i] = i + right[order[:k]].sum() + 1
+    for k, i in enumerate(order):
+        right[i] = i + right[order[:k]].sum() + 1
     out = answer(think, draw, order, N, 2)
-    if calls != list(range(N)): raise Wrong(f'think called with n_known = {calls}', 'n_known = [0, 1, 2, 3, 4]', '5 tokens')
+    if calls != list(range(N)): raise Wrong(f'think called with n_known = {calls}', 'n_known = [0, 1, 2, 3, 4]',
+                                            '5 tokens')
     compare(out, right, 'tokens that depend on those before them')

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_clipped_share', 'check_cover', 'check_lying_figure']
 
-# %% ../../nbs/02_plot.ipynb #1199ab05
+# %% ../../../nbs/02_plot.ipynb #1199ab05
 import torch
-from ..course import Wrong, compare, exercise
-from ..plot import cover_hidden
+from ..exercises import compare, exercise, Wrong
+from ...plot import cover_hidden
 
-# %% ../../nbs/02_plot.ipynb #56b9b6cb
+# %% ../../../nbs/02_plot.ipynb #56b9b6cb
 @exercise('2.1', 'how many are lost?', difficulty=1, minutes=10)
 def check_clipped_share(answer):
     "Takes your `clipped_share(images)`"
@@ -19,7 +19,7 @@ def check_clipped_share(answer):
     images[2, :, 0], images[2, 0, 1] = 1.5, -3.0
     compare(answer(images), [0., 0., 20/60], 'nothing, values of exactly 1 and -1, and 20 of 60 outside')
 
-# %% ../../nbs/02_plot.ipynb #bd602e09
+# %% ../../../nbs/02_plot.ipynb #bd602e09
 @exercise('2.2', 'find the bug', difficulty=2, minutes=10)
 def check_cover(answer):
     "Takes your `cover(images, mask)`, shade 0.55"
@@ -30,7 +30,7 @@ def check_cover(answer):
     mask[1, 2] = True
     compare(answer(images, mask), cover_hidden(images, mask), 'another token in each picture')
 
-# %% ../../nbs/02_plot.ipynb #cb1ed704
+# %% ../../../nbs/02_plot.ipynb #cb1ed704
 @exercise('2.3', 'which figure lies?', difficulty=1, minutes=5)
 def check_lying_figure(answer):
     "Takes 'a', 'b' or 'c'"

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['check_follow', 'check_steps_until_one_percent', 'check_rows_of_step', 'check_saved']
 
-# %% ../../nbs/13_train.ipynb #1fc4c740
+# %% ../../../nbs/13_train.ipynb #1fc4c740
 import math
 import torch
-from ..course import Wrong, compare, exercise
-from ..train import TrainConfig, batch_index, learning_rate
+from ..exercises import compare, exercise, Wrong
+from ...train import batch_index, learning_rate, TrainConfig
 
-# %% ../../nbs/13_train.ipynb #03f05403
+# %% ../../../nbs/13_train.ipynb #03f05403
 @exercise('13.1', 'follow slowly', difficulty=1, minutes=5)
 def check_follow(answer):
     "Takes your `follow(average, weights, decay)`"
@@ -19,30 +19,35 @@ def check_follow(answer):
     a, w = torch.randn(5, generator=g), torch.randn(5, generator=g)
     for d in (0.0, 1.0, 0.9): compare(answer(a, w, d), d*a + (1 - d)*w, f'decay {d}', tol=1e-6)
 
-# %% ../../nbs/13_train.ipynb #55e3125c
+# %% ../../../nbs/13_train.ipynb #8b346377
 @exercise('13.2', 'how long does the beginning last?', difficulty=2, minutes=10)
 def check_steps_until_one_percent(answer):
     "Takes a number"
     compare(int(answer), math.ceil(math.log(.01)/math.log(.9999)), 'steps')
-    return 'Most runs on small data are over by then: their averaged samples are noise, and nothing is wrong with the model.'
+    return ('Most runs on small data are over by then: their averaged samples are noise, '
+            'and nothing is wrong with the model.')
 
-# %% ../../nbs/13_train.ipynb #a8b884c7
+# %% ../../../nbs/13_train.ipynb #d9e540bc
 @exercise('13.3', 'find the bug', difficulty=2, minutes=15)
 def check_rows_of_step(answer):
     "Takes your `rows(n, B, step, seed)`"
     n, B = 24, 4
     epochs = [torch.cat([torch.as_tensor(answer(n, B, step, 3)) for step in range(e*6, e*6 + 6)]) for e in range(2)]
     for e, rows in enumerate(epochs):
-        if sorted(rows.tolist()) != list(range(n)): raise Wrong(f'{len(set(rows.tolist()))} different rows', '24 different rows', f'epoch {e}: 6 steps of 4')
+        if sorted(rows.tolist()) != list(range(n)):
+            raise Wrong(f'{len(set(rows.tolist()))} different rows', '24 different rows', f'epoch {e}: 6 steps of 4')
     if torch.equal(*epochs): raise Wrong('the same order in both epochs', 'another order in every epoch')
     if epochs[0].tolist() == list(range(n)): raise Wrong('rows in order', 'a shuffled order')
     compare(torch.as_tensor(answer(n, B, 8, 3)), epochs[1][8:12], 'step 8, asked again', tol=0)
-    if torch.equal(torch.as_tensor(answer(n, B, 0, 4)), epochs[0][:4]): raise Wrong('the same rows for seeds 3 and 4', 'another order for another seed')
+    if torch.equal(torch.as_tensor(answer(n, B, 0, 4)), epochs[0][:4]):
+        raise Wrong('the same rows for seeds 3 and 4', 'another order for another seed')
     return 'A resumed run needs no memory of what it has seen.'
 
-# %% ../../nbs/13_train.ipynb #04ffd6c2
+# %% ../../../nbs/13_train.ipynb #25a628da
 @exercise('13.4', 'what must be saved?', difficulty=1, minutes=5)
 def check_saved(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'b': raise Wrong({'a': "'a': Adam would begin anew, and the average would be lost", 'c': "'c': every step makes its own generator from seed and step"}[answer], 'the least that suffices')
+    why_not = {'a': 'Adam would begin anew, and the average would be lost',
+               'c': 'every step makes its own generator from seed and step'}
+    if answer in why_not: raise Wrong(f'{answer!r}: {why_not[answer]}', 'the least that suffices')

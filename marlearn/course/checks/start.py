@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['check_left', 'check_draw_all', 'check_knob']
 
-# %% ../../nbs/00_start.ipynb #94d4197e
+# %% ../../../nbs/00_start.ipynb #2980ea46
 import torch
-from ..course import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 
-# %% ../../nbs/00_start.ipynb #90dd3b82
+# %% ../../../nbs/00_start.ipynb #d816bd6c
 @exercise('0.1', 'how many are left?', difficulty=1, minutes=3)
 def check_left(answer):
     "Takes a number"
@@ -17,7 +17,7 @@ def check_left(answer):
     compare(int(answer), 16 - sum(counts[:5]), 'tokens hidden after step 5 of 8')
     return 'Half of the tokens in the last three steps: late ones have much to lean on.'
 
-# %% ../../nbs/00_start.ipynb #31c4b199
+# %% ../../../nbs/00_start.ipynb #ff3a2da1
 @exercise('0.2', 'the loop in four lines', difficulty=2, minutes=10)
 def check_draw_all(answer):
     "Takes your `draw_all(order, counts, draw_set)`"
@@ -26,14 +26,18 @@ def check_draw_all(answer):
         seen.append((list(known), list(new)))
         return [f'token {n}' for n in new]
     out = answer(order, counts, draw_set)
-    if seen != [([], [2]), ([2], [0, 3, 1]), ([2, 0, 3, 1], [4])]: raise Wrong(f'calls {seen}', 'draw_set([], [2]), draw_set([2], [0, 3, 1]), draw_set([2, 0, 3, 1], [4])', 'order [2, 0, 3, 1, 4], counts [1, 3, 1]')
-    if list(out) != [f'token {n}' for n in range(5)]: raise Wrong(out, [f'token {n}' for n in range(5)], 'what is returned')
+    if seen != [([], [2]), ([2], [0, 3, 1]), ([2, 0, 3, 1], [4])]:
+        expected = 'draw_set([], [2]), draw_set([2], [0, 3, 1]), draw_set([2, 0, 3, 1], [4])'
+        raise Wrong(f'calls {seen}', expected, 'order [2, 0, 3, 1, 4], counts [1, 3, 1]')
+    compare(out, [f'token {n}' for n in range(5)], 'what is returned')
     return '`marlearn.generate` is this loop, with a network that says what to draw.'
 
-# %% ../../nbs/00_start.ipynb #b50ffab1
+# %% ../../../nbs/00_start.ipynb #9f83cd26
 @exercise('0.3', 'which knob?', difficulty=1, minutes=3)
 def check_knob(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    if answer != 'b': raise Wrong({'a': "'a': rows two and three have more of it, and clearer, more uniform ships", 'c': "'c': less noise in every token makes pictures smoother and more alike"}[answer], 'the knob whose other end is variety')
+    why = {'a': "'a': rows two and three have more of it, and clearer, more uniform ships",
+           'c': "'c': less noise in every token makes pictures smoother and more alike"}
+    if answer in why: raise Wrong(why[answer], 'the knob whose other end is variety')
     return 'Guidance buys clear classes with variety. How much of it is good is measured in lessons 12 and 14.'

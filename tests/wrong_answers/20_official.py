@@ -1,4 +1,4 @@
-"Plausible mistakes, which the checks of lesson 19 must refuse"
+"Plausible mistakes, which the checks of lesson 20 must refuse"
 import torch
 
 def null_first(class_emb, fake): return torch.cat([fake, class_emb])
@@ -12,4 +12,8 @@ def by_head(q, k, v, heads):
 def columns(q, k, v, heads): return torch.cat([q, k, v], 1).T
 def transposed(q, k, v, heads): return torch.cat([q.T, k.T, v.T])
 
-WRONG = {'check_slots': [320, 256, 16], 'check_join_split': [(null_first, split), (join, split_flat), 3], 'check_pack_qkv': [by_head, columns, transposed]}
+WRONG = {
+    'check_slots': [320, 256, 16],
+    'check_join_split': [(null_first, split), (join, split_flat), 3],
+    'check_pack_qkv': [by_head, columns, transposed],
+}

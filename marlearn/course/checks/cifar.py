@@ -5,32 +5,37 @@
 # %% auto #0
 __all__ = ['check_steps_for', 'check_my_step', 'check_recognised_share', 'check_next_part']
 
-# %% ../../nbs/15_cifar.ipynb #7ec87625
+# %% ../../../nbs/15_cifar.ipynb #7ec87625
 import copy, math
 import torch
-from ..course import Wrong, compare, exercise
-from ..heads import HeadConfig
-from ..mar import ImageModel, ModelConfig
-from ..train import TrainConfig, make_optimizer, train_step
+from ..exercises import compare, exercise, Wrong
+from ...heads import HeadConfig
+from ...mar import ImageModel, ModelConfig
+from ...train import make_optimizer, train_step, TrainConfig
 
-# %% ../../nbs/15_cifar.ipynb #ca8d9dfc
+# %% ../../../nbs/15_cifar.ipynb #ca8d9dfc
 @exercise('15.1', 'how long is an epoch?', difficulty=1, minutes=5)
 def check_steps_for(answer):
     "Takes your `steps_for(epochs, n_pictures, batch_size)`"
-    for epochs, n, B, expected in ((1, 50_000, 128, 391), (1, 64, 32, 2), (3, 100, 32, 10), (.5, 50_000, 32, 782), (400, 1_281_167, 2048, 250_228)):
+    cases = ((1, 50_000, 128, 391), (1, 64, 32, 2), (3, 100, 32, 10), (.5, 50_000, 32, 782),
+             (400, 1_281_167, 2048, 250_228))
+    for epochs, n, B, expected in cases:
         compare(answer(epochs, n, B), expected, f'steps_for({epochs}, {n}, {B})')
     return "The last one is the paper's ablation run: a quarter of a million steps of 2048 pictures."
 
-# %% ../../nbs/15_cifar.ipynb #e61aaa09
-_TINY = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2, class_slots=2, head=HeadConfig(blocks=1, width=32, x0_limit=5.0))
+# %% ../../../nbs/15_cifar.ipynb #e61aaa09
+_TINY = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2,
+                    class_slots=2, dropout=0.0, head=HeadConfig(blocks=1, width=32, x0_limit=5.0))
 
 def _tiny_run(step, clip=0.05, steps=3):
     "A tiny model after a few steps on made-up tokens"
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(0); model = ImageModel(_TINY).train()
-    for m in model.modules():
-        if hasattr(m, 'dropout') and isinstance(m.dropout, float): m.dropout = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ImageModel(_TINY).train()
     opt, g = make_optimizer(model, TrainConfig(lr=1e-2)), torch.Generator().manual_seed(1)
-    for k in range(steps): step(model, torch.randn(8, 16, 24, generator=g), torch.arange(8) % 10, opt, torch.Generator().manual_seed(k), clip)
+    for k in range(steps):
+        tokens = torch.randn(8, 16, 24, generator=g)
+        step(model, tokens, torch.arange(8) % 10, opt, torch.Generator().manual_seed(k), clip)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 def _plain_step(model, tokens, labels, opt, generator, clip):
@@ -43,11 +48,11 @@ def _plain_step(model, tokens, labels, opt, generator, clip):
 def check_my_step(answer):
     "Takes your `my_step(model, tokens, labels, opt, generator, clip)`"
     start, right, mine = _tiny_run(_plain_step, steps=0), _tiny_run(_plain_step), _tiny_run(answer)
-    if torch.equal(mine, start): raise Wrong('weights that did not move', 'weights after three updates', 'three steps of a tiny model')
-    apart = (mine - right).abs().max().item()
-    if apart > 1e-4: raise Wrong(f'a weight that is {apart:.1e} away', 'the weights of `train_step`', 'three steps of a tiny model, clip=0.05')
+    what, apart = 'three steps of a tiny model, clip=0.05', (mine - right).abs().max().item()
+    if torch.equal(mine, start): raise Wrong('weights that did not move', 'weights after three updates', what)
+    if apart > 1e-4: raise Wrong(f'a weight that is {apart:.1e} away', 'the weights of `train_step`', what)
 
-# %% ../../nbs/15_cifar.ipynb #cc0e4cc8
+# %% ../../../nbs/15_cifar.ipynb #cc0e4cc8
 @exercise('15.3', 'find the bug', difficulty=2, minutes=10)
 def check_recognised_share(answer):
     "Takes your `recognised_share(features, labels, real_features, real_labels)`"
@@ -57,16 +62,18 @@ def check_recognised_share(answer):
     real = centres[real_labels] + torch.randn(30, 3, generator=g)*.3
     drawn = centres[labels] + torch.randn(12, 3, generator=g)*.3
     compare(float(answer(drawn, labels, real, real_labels)), 1.0, 'pictures drawn in the right places: the share')
-    compare(float(answer(drawn, (labels + 1) % 3, real, real_labels)), 0.0, 'pictures of class 0 drawn for label 1, and so on: the share')
+    wrong = float(answer(drawn, (labels + 1) % 3, real, real_labels))
+    compare(wrong, 0.0, 'pictures of class 0 drawn for label 1, and so on: the share')
     half = torch.where(torch.arange(12) < 6, labels, (labels + 1) % 3)
     compare(float(answer(drawn, half, real, real_labels)), 0.5, 'half of the labels wrong: the share')
     return 'A measure that cannot come out badly measures nothing.'
 
-# %% ../../nbs/15_cifar.ipynb #17649e69
+# %% ../../../nbs/15_cifar.ipynb #17649e69
 @exercise('15.4', 'which part next?', difficulty=1, minutes=5)
 def check_next_part(answer):
     "Takes 'a', 'b' or 'c'"
     if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    why = {'a': "at best half of the gap between 'real' and 'through the tokenizer'", 'c': 'a change of the sampler by a fraction of the gap (lesson 08)'}
+    why = {'a': "at best half of the gap between 'real' and 'through the tokenizer'",
+           'c': 'a change of the sampler by a fraction of the gap (lesson 08)'}
     if answer != 'b': raise Wrong(f'{answer!r}, {why[answer]}', 'the part that can close most')
     return "Training closes the whole gap between 'one minute' and 'shipped'; half of the tokenizer's gap is less."

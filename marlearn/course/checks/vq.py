@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['check_bits', 'check_straight_through', 'check_perplexity', 'check_nearest_codes']
 
-# %% ../../nbs/04_vq.ipynb #f6a749db
+# %% ../../../nbs/04_vq.ipynb #f6a749db
 import torch
 from torch.nn import functional as F
-from ..course import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 
-# %% ../../nbs/04_vq.ipynb #5f53078e
+# %% ../../../nbs/04_vq.ipynb #5f53078e
 @exercise('4.1', 'bits', difficulty=1, minutes=5)
 def check_bits(answer):
     "Takes a number"
     compare(float(answer), 576, 'bits a picture')
     return 'A 43rd of the pixels, and no drawing can say more than these 576 bits do.'
 
-# %% ../../nbs/04_vq.ipynb #a54d0185
+# %% ../../../nbs/04_vq.ipynb #a54d0185
 @exercise('4.2', 'a gradient through a staircase', difficulty=2, minutes=10)
 def check_straight_through(answer):
     "Takes your `straight_through(latents, codes)`"
@@ -34,7 +34,7 @@ def check_straight_through(answer):
     if dc is not None and dc.abs().max() > 0:
         raise Wrong('a gradient into codes', 'none: codes are moved by their own loss')
 
-# %% ../../nbs/04_vq.ipynb #ec8a685f
+# %% ../../../nbs/04_vq.ipynb #ec8a685f
 @exercise('4.3', 'how many codes are really used?', difficulty=2, minutes=10)
 def check_perplexity(answer):
     "Takes your `perplexity(indices, V)`"
@@ -45,7 +45,7 @@ def check_perplexity(answer):
     return ('Used codes alone would not tell the third row of a race from the second: '
             'a code that is met once counts as much as one met always.')
 
-# %% ../../nbs/04_vq.ipynb #158a694e
+# %% ../../../nbs/04_vq.ipynb #158a694e
 @exercise('4.4', 'find the bug', difficulty=3, minutes=15)
 def check_nearest_codes(answer):
     "Takes your `nearest_codes(latents, codebook)`"
