@@ -27,7 +27,7 @@ GPUS = {'h100': GPU(989e12, 85.0e9), 'h200': GPU(989e12, 150.1e9), 'a100': GPU(3
 USABLE = .93 # of a GPU's memory: the rest is CUDA's own, and gaps between tensors; a guess, not measured
 IMAGENET_PICTURES = 1_281_167 # in the training set of ImageNet-1k
 
-# %% ../../nbs/engine/plan.ipynb #ffb63d99
+# %% ../../nbs/engine/plan.ipynb #b73aaf77
 @cache
 def n_weights(c:ModelConfig)->int:
     "Parameters, counted without making them"
@@ -66,7 +66,7 @@ def activation_bytes(
     M = hidden*copies.get(h.kind, 0)                                   # rows in the head's blocks
     head = M*h.width*(8 + 8*size)*h.blocks
     if h.kind == 'cross-entropy':
-        head += hidden*h.codes*4             # the logarithms of the scores, in float32
+        head += hidden*h.codes*4                                       # the logarithms of the scores, in float32
     rows = c.encoder_blocks*encoded + c.decoder_blocks*every           # in all blocks of the backbone
     if not recompute: return rows*block_bytes(c, size) + head
     inputs = rows*4*c.width + 4*M*h.width*h.blocks
