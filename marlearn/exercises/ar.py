@@ -35,13 +35,15 @@ def check_mean_answer(answer):
     compare(float(answer), 0.6, 'the best guess', tol=1e-3)
     return 'A value that never occurs, and the best answer to the question that was asked. It was the wrong question.'
 
-# %% ../../nbs/07_ar.ipynb #184b74a1
+# %% ../../nbs/07_ar.ipynb #01a65d2d
 @exercise('7.4', 'find the bug', difficulty=2, minutes=15)
 def check_draw_code(answer):
     "Takes your `draw_code(logits, temperature, generator)`"
     logits = torch.tensor([2., 1., 0., -1.]).expand(20_000, 4)
     for T in (1.0, 0.5, 2.0):
         drawn = answer(logits, T, torch.Generator().manual_seed(0))
-        if tuple(drawn.shape) != (20_000,): raise Wrong(f'shape {tuple(drawn.shape)}', 'shape (20000,)', f'temperature {T}')
+        shape = tuple(drawn.shape)
+        if shape != (20_000,): raise Wrong(f'shape {shape}', 'shape (20000,)', f'temperature {T}')
         share, expected = drawn.bincount(minlength=4)/20_000, (logits[0]/T).softmax(0)
-        if (share - expected).abs().max() > .02: raise Wrong(share, expected, f'shares of 20,000 draws at temperature {T}, logits 2, 1, 0, -1')
+        case = f'shares of 20,000 draws at temperature {T}, logits 2, 1, 0, -1'
+        if (share - expected).abs().max() > .02: raise Wrong(share, expected, case)

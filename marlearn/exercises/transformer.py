@@ -12,27 +12,33 @@ from torch.nn import functional as F
 from ..course import Wrong, compare, exercise
 from ..transformer import KVCache
 
-# %% ../../nbs/06_transformer.ipynb #1bff8b04
+# %% ../../nbs/06_transformer.ipynb #810a59ed
 @exercise('6.1', 'attention in three lines', difficulty=2, minutes=15)
 def check_attend(answer):
     "Takes your `attend(q, k, v, causal)`"
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 8, generator=g) for _ in range(3))
-    for causal in (False, True): compare(answer(q, k, v, causal), F.scaled_dot_product_attention(q, k, v, is_causal=causal), f'(2, 3, 5, 8), causal={causal}', tol=1e-4)
+    for causal in (False, True):
+        right = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        compare(answer(q, k, v, causal), right, f'(2, 3, 5, 8), causal={causal}', tol=1e-4)
 
-# %% ../../nbs/06_transformer.ipynb #a17fab82
+# %% ../../nbs/06_transformer.ipynb #64f30bd2
 @exercise('6.2', 'a leak detector', difficulty=2, minutes=15)
 def check_looks_ahead(answer):
     "Takes your `looks_ahead(f, L, D)`"
     def mean_of(rows):                                              # output i: the mean of the given rows around i
         def f(x):
             L = x.shape[1]
-            return torch.stack([torch.stack([x[:, min(max(i + r, 0), L - 1)] for r in rows]).mean(0).tanh() for i in range(L)], 1)
+            around = [torch.stack([x[:, min(max(i + r, 0), L - 1)] for r in rows]) for i in range(L)]
+            return torch.stack([near.mean(0).tanh() for near in around], 1)
         return f
     def only_early(x): return torch.cat([x[:, 1:2] + x[:, :1], x[:, 1:]], 1)
-    cases = {'each row by itself': (mean_of([0]), False), 'rows up to its own': (mean_of([0, -1, -2]), False), 'one row ahead': (mean_of([0, 1]), True), 'all rows': (lambda x: x + x.mean(1, keepdim=True), True),
+    def everyone(x): return x + x.mean(1, keepdim=True)
+    cases = {'each row by itself': (mean_of([0]), False), 'rows up to its own': (mean_of([0, -1, -2]), False),
+             'one row ahead': (mean_of([0, 1]), True), 'all rows': (everyone, True),
              'only row 0 looks at row 1': (only_early, True)}
-    for name, (f, leaks) in cases.items(): compare(bool(answer(f, 6, 4)), leaks, f'{name}: looks_ahead')
+    for name, (f, leaks) in cases.items():
+        compare(bool(answer(f, 6, 4)), leaks, f'{name}: looks_ahead')
     return 'Run it on any model before you trust its loss.'
 
 # %% ../../nbs/06_transformer.ipynb #4c6a6dd4
