@@ -2,16 +2,20 @@
 
     python -m benchmarks.heads
 
-The backbone stays as it is, so every head is asked the same questions; only the heads learn, a new diffusion head among them, for comparison: it has had the same training as the others. About a quarter of an hour for each head on one core (OMP_NUM_THREADS=1 and one `--head` per process use several)."""
+The backbone stays as it is, so every head is asked the same questions; only the heads learn, a new diffusion head among
+them, for comparison: it has had the same training as the others. About a quarter of an hour for each head on one core
+(OMP_NUM_THREADS=1 and one `--head` per process use several)."""
 import argparse
 from dataclasses import replace
 from pathlib import Path
 import torch
-from marlearn.data import load_data
-from marlearn.heads import make_head
+from marlearn.engine.checkpoints import load_checkpoint
+from marlearn.engine.hardware import pick_device, pick_precision
+from marlearn.engine.pictures import load_data
+from marlearn.engine.run import fit, RunConfig
+from marlearn.files import pretrained
 from marlearn.mar import ImageModel
-from marlearn.tokenizers import pretrained
-from marlearn.train import RunConfig, TrainConfig, encode_data, fit, load_checkpoint, pick_device, pick_precision
+from marlearn.train import encode_data, TrainConfig
 
 KINDS, RUNS = ('diffusion', 'flow', 'energy'), Path('runs/heads')
 
@@ -34,7 +38,9 @@ if __name__ == '__main__':
     device = pick_device()
     c, data = load_checkpoint(pretrained('mar'), device=device), load_data(args.data, 'train', 32)
     tokens = encode_data(c.tokenizer, data, device=device, dtype=pick_precision(device)[0])
+    train = TrainConfig(steps=args.steps, batch_size=64, lr=1e-3, ema=0.999, sample_every=0, save_every=args.steps//4,
+                        keep=1, log_every=100)
     for kind in args.head:
         model = with_new_head(c.model, kind)
-        config = RunConfig(data=args.data, model=model.config, train=TrainConfig(steps=args.steps, batch_size=64, lr=1e-3, ema=0.999, sample_every=0, save_every=args.steps//4, keep=1, log_every=100))
+        config = RunConfig(data=args.data, model=model.config, train=train)
         fit(model, tokens, config, args.out/kind, tokenizer=c.tokenizer, classes=c.classes, device=device)

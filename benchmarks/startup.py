@@ -1,17 +1,28 @@
-"""How long does an import take? python -m benchmarks.startup
+"""How long until something happens? python -m benchmarks.startup
 
-A fresh process each time, in turns: torch alone, torch and marlearn, torch and every module of the library that training, drawing and measuring need."""
-import argparse, subprocess, sys
+A fresh process each time, in turns: imports, and the command line's help."""
+import argparse
+import subprocess
+import sys
 from pathlib import Path
-from benchmarks.common import ROOT, commit, machine, spread, table, write
+import time
+from .common import ROOT, commit, machine, spread, table, write
 
-WAYS = {'torch': 'import torch', 'torch, marlearn': 'import torch, marlearn',
-        'torch, all that trains and draws': 'import torch, marlearn.train, marlearn.generate, marlearn.presets, marlearn.tokenizers', 'torch, all that measures too': 'import torch, marlearn.train, marlearn.generate, marlearn.presets, marlearn.metrics'}
+TRAINING = 'import torch, marlearn.train, marlearn.generate, marlearn.engine.run, marlearn.engine.presets'
+WAYS = { # name -> what follows `python`
+    'import torch': ['-c', 'import torch'],
+    'import torch, marlearn.mar': ['-c', 'import torch, marlearn.mar'],
+    'import all that trains and draws': ['-c', TRAINING],
+    'marlearn --help': ['-m', 'marlearn', '--help'],
+    'marlearn train --help': ['-m', 'marlearn', 'train', '--help'],
+    'marlearn sample --help': ['-m', 'marlearn', 'sample', '--help'],
+}
 
-def seconds(statement:str)->float:
-    "Of the import alone: the start of Python is not counted"
-    done = subprocess.run([sys.executable, '-c', f'import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)'], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def seconds(arguments:list[str])->float:
+    "Of a whole process"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    return time.perf_counter() - start
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -19,11 +30,13 @@ if __name__ == '__main__':
     parser.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'startup.json')
     args = parser.parse_args()
     found = {name: [] for name in WAYS}
-    for k in range(args.repeats + 1):                          # the first round fills the disk's cache
-        for name, statement in WAYS.items():
-            s = seconds(statement)
+    for k in range(args.repeats + 1): # the first round fills the disk's cache
+        for name, arguments in WAYS.items():
+            s = seconds(arguments)
             if k: found[name].append(s)
-    alone = spread(found['torch'])['median']
-    rows = [{'imports': name, 'seconds': spread(s), 'median': spread(s)['median'], 'on top of torch': spread(s)['median'] - alone} for name, s in found.items()]
-    print(table(rows, ['imports', 'median', 'on top of torch']))
+    torch_alone = spread(found['import torch'])['median']
+    rows = [{'what': name, 'seconds': spread(s), 'median': spread(s)['median'],
+             'of torch': spread(s)['median']/torch_alone}
+            for name, s in found.items()]
+    print(table(rows, ['what', 'median', 'of torch']))
     write({'machine': machine('cpu'), 'commit': commit(), 'repeats': args.repeats, 'rows': rows}, args.out)

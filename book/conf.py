@@ -1,4 +1,4 @@
-"The web book: lessons as they were executed, glossary, and the library's reference. `make book` builds it (scripts/build_book.py)"
+"The web book: notebooks as they were executed, glossary, and the library's reference. scripts/build_book.py builds it"
 import sys
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -13,6 +13,7 @@ suppress_warnings = ['myst.header']             # lessons may go from a title to
 html_math_renderer = 'mathml'
 html_theme, html_title = 'sphinx_book_theme', 'marlearn'
 html_static_path, html_css_files = ['_static'], ['book.css']
-html_theme_options = {'use_download_button': False, 'use_fullscreen_button': False, 'show_toc_level': 2, 'show_navbar_depth': 1, 'home_page_in_toc': False}
+html_theme_options = {'use_download_button': False, 'use_fullscreen_button': False, 'show_toc_level': 2,
+                      'show_navbar_depth': 1, 'home_page_in_toc': False}
 html_context, html_favicon = {'default_mode': 'auto'}, '_static/favicon.svg'
 html_show_sourcelink = html_copy_source = False

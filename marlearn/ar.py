@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from .transformer import Block, KVCache, init_linear_layers
+from .transformer import Block, init_linear_layers, KVCache
 
 # %% ../nbs/07_ar.ipynb #3eb1aa00
 def take(

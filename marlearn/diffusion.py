@@ -283,7 +283,8 @@ def dpm_solver_tokens(
     alpha_bar = np.cumprod(1 - schedule.betas)
     signal, noise = np.sqrt(alpha_bar).tolist(), np.sqrt(1 - alpha_bar).tolist()
     lam = [math.log(s/n) for s, n in zip(signal, noise)]                             # half the log of signal-to-noise
-    xt, x0_last = temperature*torch.randn(shape, generator=generator, device=device), None
+    xt = temperature*torch.randn(shape, generator=generator, device=device)
+    x0_last = h_last = None                                                          # of the step before
     for t in reversed(range(len(schedule))):
         out = model(xt, torch.full(shape[:1], t, device=device))
         x0 = x0_from_output(out, xt, t, schedule, x0_limit)

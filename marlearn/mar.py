@@ -5,66 +5,78 @@
 # %% auto #0
 __all__ = ['ModelConfig', 'MAR', 'ImageModel', 'count_parameters', 'model_config_from']
 
-# %% ../nbs/11_mar.ipynb #db66f1f1
+# %% ../nbs/11_mar.ipynb #20afb0fa
 from dataclasses import dataclass, field
 import torch
 from torch import nn, Tensor
 from .ar import CausalAR, check_inputs, take
 from .heads import HeadConfig, make_head
-from .orders import ORDERS, draw_n_known, make_order
-from .transformer import Block, Linear, init_linear_layers
+from .orders import draw_n_known, GRID_ORDERS, grid_side, make_order, ORDERS
+from .transformer import Block, init_linear_layers
 
-# %% ../nbs/11_mar.ipynb #8c5d2646
+# %% ../nbs/11_mar.ipynb #6d0a2ae5
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     "Everything needed to rebuild the network from a checkpoint"
-    n_tokens:int = 256 # N, a square number
+    n_tokens:int = 256 # N
     token_dim:int = 16 # P
     n_classes:int = 1000
-    backbone:str = 'mar' # 'mar': masked encoder-decoder; 'causal': lesson 07's decoder, with as many blocks as encoder and decoder together
+    backbone:str = 'mar' # 'mar': masked encoder-decoder; 'causal': lesson 07's decoder, with as many blocks in all
     order:str = 'random' # in which tokens come: 'random', 'raster', or another name of `orders.ORDERS`
-    ar_steps:int|None = None # K when generating, unless asked otherwise; None: one token a step, but at most 64 steps
+    ar_steps:int|None = None # K when generating, unless another is given; None: one token a step, but at most 64 steps
     width:int = 768 # D
     encoder_blocks:int = 12
     decoder_blocks:int = 12
     heads:int = 12 # of attention
     mlp_ratio:float = 4.0 # hidden width of the block's MLP / D
-    class_slots:int = 64 # copies of the class token in front of the image (MAR §4.2)
+    class_slots:int = 64 # S, copies of the class token in front of the image (MAR §4.2)
     dropout:float = 0.1 # attention and projections
     label_drop:float = 0.1 # share of training labels replaced by the null class, for guidance
     min_mask_ratio:float = 0.7 # least share of hidden tokens in training
     mask_std:float = 0.25 # of the normal distribution that this share is drawn from; with few tokens, larger
-    mask_multiple:int = 1 # hidden tokens come in multiples of this; the paper's 256 tokens and a multiple of 8 give 10 lengths instead of 77
+    mask_multiple:int = 1 # hidden tokens come in multiples of this (8 of 256 give 10 lengths instead of 77)
     head:HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self):
+        def check(ok, name, what):
+            if not ok: raise ValueError(f"{name}={getattr(self, name)!r} {what}")
+        N, causal = self.n_tokens, self.backbone == 'causal'
+        check(causal or self.backbone == 'mar', 'backbone', "must be 'mar' or 'causal'")
+        check(self.order in ORDERS, 'order', f"must be one of {', '.join(ORDERS)}")
         for name in ('n_tokens', 'token_dim', 'n_classes', 'width', 'class_slots', 'heads'):
-            if getattr(self, name) < 1: raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.width % self.heads: raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
-        if self.backbone not in ('mar', 'causal'): raise ValueError(f"backbone={self.backbone!r} must be 'mar' or 'causal'")
-        if self.backbone == 'mar' and self.decoder_blocks < 1: raise ValueError(f"decoder_blocks={self.decoder_blocks} must be at least 1: the decoder is what asks for hidden tokens")
-        if self.order not in ORDERS: raise ValueError(f"order={self.order!r} must be one of {', '.join(ORDERS)}")
-        if not 0 <= self.label_drop <= 1: raise ValueError(f"label_drop={self.label_drop} must lie in [0, 1]: it is a share of the labels")
-        if not 0 <= self.min_mask_ratio <= 1: raise ValueError(f"min_mask_ratio={self.min_mask_ratio} must lie in [0, 1]: it is a share of the tokens")
-        if not 1 <= self.mask_multiple <= self.n_tokens: raise ValueError(f"mask_multiple={self.mask_multiple} must lie in 1..{self.n_tokens}, the tokens of an image")
-        if self.ar_steps is not None and not 1 <= self.ar_steps <= self.n_tokens: raise ValueError(f"ar_steps={self.ar_steps} must lie in 1..{self.n_tokens}, the tokens of an image")
-        if self.backbone == 'causal' and self.ar_steps not in (None, self.n_tokens): raise ValueError(f"ar_steps={self.ar_steps}: a causal backbone draws one token a step, so {self.n_tokens}")
-        if round(self.n_tokens**.5)**2 != self.n_tokens: raise ValueError(f"n_tokens={self.n_tokens} is not a square number")
+            check(getattr(self, name) >= 1, name, 'must be at least 1')
+        check(causal or self.decoder_blocks >= 1, 'decoder_blocks', 'must be at least 1')
+        check(self.width % self.heads == 0, 'width', f'is not a multiple of heads={self.heads}')
+        for name in ('label_drop', 'min_mask_ratio'):
+            check(0 <= getattr(self, name) <= 1, name, 'must lie in 0..1')
+        check(1 <= self.mask_multiple <= N, 'mask_multiple', f'must lie in 1..{N}')
+        check(self.ar_steps is None or 1 <= self.ar_steps <= N, 'ar_steps', f'must lie in 1..{N}')
+        check(not causal or self.ar_steps in (None, N), 'ar_steps',
+              f'must be {N}: a causal backbone draws one token a step')
+        if self.order in GRID_ORDERS:
+            grid_side(N, self.order)                 # the other orders need no square
 
-# %% ../nbs/11_mar.ipynb #2d00b0b4
+# %% ../nbs/11_mar.ipynb #229e67a6
 class MAR(nn.Module):
     "Known tokens + class to z, a condition for every position (MAR §3.4, §4.2)"
     def __init__(self, config:ModelConfig):
         super().__init__()
+        self.config = config
         D, S, N = config.width, config.class_slots, config.n_tokens
-        self.config, learned = config, lambda *shape: nn.Parameter(torch.randn(*shape)*0.02)
+        def learned(*shape): return nn.Parameter(0.02*torch.randn(*shape))
+        def blocks(n): return nn.ModuleList(Block(D, config.heads, config.mlp_ratio, config.dropout) for _ in range(n))
         self.class_embedding = nn.Embedding(config.n_classes + 1, D)                    # the last row is the null class
-        self.from_token, self.token_norm = Linear(config.token_dim, D), nn.LayerNorm(D, eps=1e-6)
-        self.encoder_position, self.decoder_position, self.z_position = learned(1, S + N, D), learned(1, S + N, D), learned(1, N, D)
-        blocks = lambda n: nn.ModuleList(Block(D, config.heads, config.mlp_ratio, config.dropout) for _ in range(n))
-        self.encoder, self.encoder_norm = blocks(config.encoder_blocks), nn.LayerNorm(D, eps=1e-6)
-        self.bridge, self.mask_token = Linear(D, D), learned(1, 1, D)
-        self.decoder, self.decoder_norm = blocks(config.decoder_blocks), nn.LayerNorm(D, eps=1e-6)
+        self.from_token = nn.Linear(config.token_dim, D)
+        self.token_norm = nn.LayerNorm(D, eps=1e-6)
+        self.encoder_position = learned(1, S + N, D)
+        self.decoder_position = learned(1, S + N, D)
+        self.z_position = learned(1, N, D)
+        self.encoder = blocks(config.encoder_blocks)
+        self.encoder_norm = nn.LayerNorm(D, eps=1e-6)
+        self.bridge = nn.Linear(D, D)
+        self.mask_token = learned(1, 1, D)
+        self.decoder = blocks(config.decoder_blocks)
+        self.decoder_norm = nn.LayerNorm(D, eps=1e-6)
         init_linear_layers(self)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
 
@@ -74,41 +86,43 @@ class MAR(nn.Module):
         known:Tensor, # (B, n_known) int64 positions that may be seen
     )->Tensor: # (B, S + n_known, D): class slots, then known tokens
         "Only what is known goes through the encoder: hidden tokens are left out, not masked"
-        S, D = self.config.class_slots, self.config.width
-        seen = self.from_token(take(tokens, known)) + take(self.encoder_position[:, S:].expand(len(tokens), -1, -1), known)
-        slots = self.class_embedding(labels).unsqueeze(1) + self.encoder_position[:, :S]
+        B, S = len(tokens), self.config.class_slots
+        slots = self.class_embedding(labels).unsqueeze(1) + self.encoder_position[:, :S]        # (B, S, D)
+        position = self.encoder_position[:, S:].expand(B, -1, -1)
+        seen = self.from_token(take(tokens, known)) + take(position, known)                     # (B, n_known, D)
         x = self.token_norm(torch.cat([slots, seen], dim=1))
-        for block in self.encoder: x = block(x)
+        for block in self.encoder:
+            x = block(x)
         return self.encoder_norm(x)
 
     def decode(self,
         encoded:Tensor, # (B, S + n_known, D)
         known:Tensor, # (B, n_known)
-        asked:Tensor|None=None, # (B, n) positions whose z is wanted, if not all
-    )->Tensor: # (B, N, D): z of every position; (B, n, D) where `asked`
+        queries:Tensor|None=None, # (B, n) int64 positions whose z is wanted; None: all
+    )->Tensor: # (B, N, D); (B, n, D) with `queries`
         "Known tokens return to their places, a mask token stands at all others, and every place asks for its content"
         (B, _, D), S, N = encoded.shape, self.config.class_slots, self.config.n_tokens
         x = self.bridge(encoded)
-        places = known.unsqueeze(-1).expand(-1, -1, D)
-        grid = self.mask_token.to(x.dtype).expand(B, N, D).scatter(1, places, x[:, S:])
-        x = torch.cat([x[:, :S], grid], dim=1) + self.decoder_position
-        if asked is None:
-            for block in self.decoder: x = block(x)
-            return self.decoder_norm(x)[:, S:] + self.z_position
-        for block in self.decoder[:-1]: x = block(x)
-        x = self.decoder[-1](x, asked=S + asked)                            # what the last block says of other places nobody reads
-        return self.decoder_norm(x) + take(self.z_position.expand(B, -1, -1), asked)
+        grid = self.mask_token.to(x.dtype).expand(B, N, D)
+        grid = grid.scatter(1, known.unsqueeze(-1).expand(-1, -1, D), x[:, S:])
+        x = torch.cat([x[:, :S], grid], dim=1) + self.decoder_position                          # (B, S + N, D)
+        for block in self.decoder[:-1]:
+            x = block(x)
+        if queries is None: return self.decoder_norm(self.decoder[-1](x))[:, S:] + self.z_position
+        x = self.decoder[-1](x, None, S + queries)                             # nobody reads its other rows
+        return self.decoder_norm(x) + take(self.z_position.expand(B, -1, -1), queries)
 
     def forward(self,
         tokens:Tensor, # (B, N, P); what stands at hidden positions is never read
         labels:Tensor, # (B,) int64; n_classes = the null class
         order:Tensor, # (B, N) int64, `order[b, 0]` is generated first
         n_known:int, # the first n_known of the order are visible
-    )->Tensor: # (B, N, D)
+        queries:Tensor|None=None, # (B, n) int64 positions whose z is wanted; None: all
+    )->Tensor: # (B, N, D); (B, n, D) with `queries`
         "z for every position, from the class and the known tokens"
         check_inputs(tokens, labels, self.config.n_tokens, self.config.token_dim, self.config.n_classes)
         known = order[:, :n_known].sort(dim=1).values
-        return self.decode(self.encode(tokens, labels, known), known)
+        return self.decode(self.encode(tokens, labels, known), known, queries)
 
     def condition(self,
         tokens:Tensor, # (B, N, P)
@@ -119,23 +133,24 @@ class MAR(nn.Module):
         cache:None=None, # nothing can be kept from step to step: every known token looks at every new one
     )->Tensor: # (B, n_new, D)
         "z of the tokens that come next: what `forward` says of them, without the work for all others"
-        check_inputs(tokens, labels, self.config.n_tokens, self.config.token_dim, self.config.n_classes)
-        known = order[:, :n_known].sort(dim=1).values
-        return self.decode(self.encode(tokens, labels, known), known, order[:, n_known:n_known + n_new])
+        return self(tokens, labels, order, n_known, order[:, n_known:n_known + n_new])
 
     def make_cache(self, B:int)->None:
         "No cache: see `condition`"
-        return None
 
-# %% ../nbs/11_mar.ipynb #a5a4989b
+# %% ../nbs/11_mar.ipynb #28d2f605
 class ImageModel(nn.Module):
     "Backbone and head together: what is trained, saved and sampled from"
     def __init__(self, config:ModelConfig):
         super().__init__()
-        c = self.config = config
-        self.backbone = MAR(c) if c.backbone == 'mar' else CausalAR(
-            n_tokens=c.n_tokens, token_dim=c.token_dim, n_classes=c.n_classes, width=c.width, blocks=c.encoder_blocks + c.decoder_blocks, heads=c.heads,
-            mlp_ratio=c.mlp_ratio, class_slots=c.class_slots, dropout=c.dropout)
+        self.config = c = config
+        if c.backbone == 'mar':
+            self.backbone = MAR(c)
+        else:
+            self.backbone = CausalAR(
+                n_tokens=c.n_tokens, token_dim=c.token_dim, n_classes=c.n_classes, class_slots=c.class_slots,
+                width=c.width, blocks=c.encoder_blocks + c.decoder_blocks, heads=c.heads,
+                mlp_ratio=c.mlp_ratio, dropout=c.dropout)
         self.head = make_head(c.head, c.token_dim, c.width)
 
     def loss(self,
@@ -143,34 +158,41 @@ class ImageModel(nn.Module):
         labels:Tensor, # (B,) int64
         *,
         generator:torch.Generator|None=None, # order, mask ratio, dropped labels, noise
-        every_token:bool=False, # ask the head for known tokens too and leave their loss out afterwards, as the official code does: same mean, more work
-        n_known:int|None=None, # visible tokens; None: drawn here. Several processes must see equally many, or the fastest waits for the slowest
+        every_token:bool=False, # known tokens go through the head too, as in the official code: same mean, more work
+        n_known:int|None=None, # visible tokens; None: drawn here (several processes agree on one number)
     )->dict[str, Tensor]: # 'loss' and its parts (for a diffusion head 'mse' and 'vlb'), scalars
         "One training step's loss: hide a random part of every image, ask the head for it (MAR §3.4)"
-        (B, N, _), config, device = tokens.shape, self.config, tokens.device
-        order = make_order(config.order, B, N, generator, device)
-        if config.backbone == 'causal': n_known = 0                                      # each token is a target
-        elif n_known is None: n_known = draw_n_known(N, generator, config.min_mask_ratio, config.mask_std, config.mask_multiple)
-        dropped = torch.rand(B, generator=generator, device=device) < config.label_drop
-        labels = torch.where(dropped, config.n_classes, labels)
-        asked = order if every_token else order[:, n_known:]                             # the head never sees known tokens
-        if config.backbone == 'causal' or every_token: z = take(self.backbone(tokens, labels, order, n_known), asked)
-        else: z = self.backbone.condition(tokens, labels, order, n_known, N - n_known)
-        parts = self.head.loss_parts(z.flatten(0, 1), take(tokens, asked).flatten(0, 1), generator=generator)
-        parts = {k: v.view(B, -1)[:, -(N - n_known):].mean() for k, v in parts.items()}  # hidden ones come last in the order
+        (B, N, _), c = tokens.shape, self.config
+        order = make_order(c.order, B, N, generator, tokens.device)
+        if c.backbone == 'causal':
+            n_known = 0                                                        # every token is a target
+        elif n_known is None:
+            n_known = draw_n_known(N, generator, c.min_mask_ratio, c.mask_std, c.mask_multiple)
+        dropped = torch.rand(B, generator=generator, device=tokens.device) < c.label_drop
+        labels = torch.where(dropped, c.n_classes, labels)
+        if every_token or c.backbone == 'causal':
+            targets = order
+            z = take(self.backbone(tokens, labels, order, n_known), targets)
+        else:
+            targets = order[:, n_known:]                                       # the head never sees known tokens
+            z = self.backbone.condition(tokens, labels, order, n_known, N - n_known)
+        parts = self.head.loss_parts(z.flatten(0, 1), take(tokens, targets).flatten(0, 1), generator=generator)
+        parts = {k: v.view(B, -1)[:, -(N - n_known):].mean() for k, v in parts.items()}        # hidden ones come last
         return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()}}
 
-    def forward(self, *args, **kw): return self.loss(*args, **kw)        # what wrappers for several processes call
+    def forward(self, *args, **kw): return self.loss(*args, **kw)              # wrappers call this
 
 # %% ../nbs/11_mar.ipynb #10f23854
 def count_parameters(module:nn.Module)->int:
     "Numbers that training may change"
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../nbs/11_mar.ipynb #8a42b5ad
+# %% ../nbs/11_mar.ipynb #5734ddca
 def model_config_from(
     settings:dict, # from `asdict(config)`, perhaps through JSON
 )->ModelConfig:
     "Rebuild the configuration from a checkpoint's JSON"
-    try: return ModelConfig(**{**settings, 'head': HeadConfig(**settings['head'])})
-    except (TypeError, KeyError) as e: raise ValueError(f"not a model configuration of this version: {e}") from None
+    try:
+        return ModelConfig(**{**settings, 'head': HeadConfig(**settings['head'])})
+    except (TypeError, KeyError) as e:
+        raise ValueError(f"not a model configuration of this version: {e}") from None

@@ -4,93 +4,97 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'Statistics', 'Extractor', 'PixelExtractor', 'SmallClassifier', 'ClassifierExtractor',
-           'cifar10_classifier', 'reference_statistics', 'as_bytes', 'as_saved', 'extract', 'inception_score',
-           'precision_recall', 'FidelityExtractor', 'inception', 'dinov2', 'result_name', 'frechet_floor',
-           'measure_tokenizer', 'fingerprint', 'draw_batch', 'PictureFolder', 'evaluate']
+           'cifar10_classifier', 'reference_statistics', 'as_bytes', 'as_saved', 'extract_batches', 'join_batches',
+           'extract', 'inception_score', 'precision_recall', 'result_name', 'frechet_floor']
 
 # %% ../nbs/14_metrics.ipynb #14cbb9da
-import io, json, math, os, pickle, shutil, sys, time, warnings, zlib
-from collections.abc import Sequence
+import json, pickle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 import numpy as np, torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from .data import ImageData
-from .generate import generate
-from .mar import ImageModel
-from .tokenizers import Tokenizer, load_weights, pretrained
-from .train import step_generator
-from .vae import psnr, ssim
+from .files import load_weights, pretrained
 
 # %% ../nbs/14_metrics.ipynb #387bac13
 def _moments(mean, cov, which):
-    "float64 on the CPU, or a clear no"
+    "Mean and covariance in float64 on the CPU, or a clear error"
     mean, cov = (torch.as_tensor(a).detach().cpu().double() for a in (mean, cov))
-    if mean.dim() != 1 or cov.shape != (len(mean), len(mean)): raise ValueError(f"{which}: mean {tuple(mean.shape)} and covariance {tuple(cov.shape)} must be (F,) and (F, F)")
-    if not (mean.isfinite().all() and cov.isfinite().all()): raise ValueError(f"{which}: mean or covariance holds NaN or infinity")
-    size = cov.abs().max().item()
-    if (cov - cov.T).abs().max() > 1e-5*size: raise ValueError(f"{which}: the covariance is not symmetric")
+    if mean.dim() != 1 or cov.shape != (len(mean), len(mean)):
+        raise ValueError(f"{which}: mean {tuple(mean.shape)} and covariance {tuple(cov.shape)} must be (F,) and (F, F)")
+    if not (mean.isfinite().all() and cov.isfinite().all()):
+        raise ValueError(f"{which}: mean or covariance holds NaN or infinity")
+    if (cov - cov.T).abs().max() > 1e-5*cov.abs().max(): raise ValueError(f"{which}: the covariance is not symmetric")
     return mean, (cov + cov.T)/2
 
-def _spectrum(matrix):
-    "Eigenvalues and eigenvectors of a symmetric matrix that has no negative ones; what rounding left there becomes 0"
-    values, vectors = torch.linalg.eigh(matrix)
+def _spectrum(cov):
+    "Eigenvalues and eigenvectors of a covariance; what rounding left where zero belongs becomes zero"
+    values, vectors = torch.linalg.eigh(cov)                                    # in ascending order
     largest = values[-1].clamp(min=0)
-    if values[0] < -1e-5*largest or largest == 0 and values[0] < 0: raise ValueError(f"no covariance: it has the eigenvalue {values[0].item():.3g} beside {largest.item():.3g}")
+    if values[0] < -1e-5*largest or largest == 0 and values[0] < 0:
+        raise ValueError(f"no covariance: it has the eigenvalue {values[0].item():.3g} beside {largest.item():.3g}")
     return torch.where(values > len(values)*torch.finfo(values.dtype).eps*largest, values, 0), vectors
 
 # %% ../nbs/14_metrics.ipynb #b0d8bfde
 def frechet_distance(
-    mean1, # (F,) tensor or array
-    cov1, # (F, F), symmetric, may be singular
-    mean2, # (F,)
-    cov2, # (F, F)
+    mean1:Tensor, # (F,) tensor or array
+    cov1:Tensor, # (F, F), symmetric, may be singular
+    mean2:Tensor, # (F,)
+    cov2:Tensor, # (F, F)
 )->float: # squared, in units of the features squared; 0 = same mean and covariance
-    "Frechet distance of two Gaussians, in float64 (Dowson and Landau 1982; over Inception features it is FID, Heusel et al. 2017)"
+    "Squared Frechet distance of two Gaussians (Dowson and Landau 1982); over Inception: FID (Heusel et al. 2017)"
     (mean1, cov1), (mean2, cov2) = _moments(mean1, cov1, 'first'), _moments(mean2, cov2, 'second')
-    if mean1.shape != mean2.shape: raise ValueError(f"{len(mean1)} features on one side, {len(mean2)} on the other: both must come from one extractor")
+    if mean1.shape != mean2.shape:
+        raise ValueError(f"{len(mean1)} features on one side, {len(mean2)} on the other: both must come from one "
+                         "extractor")
     values, vectors = _spectrum(cov1)
-    root = (vectors*values.sqrt()) @ vectors.T                                  # symmetric square root
-    _spectrum(cov2)                                                             # only to refuse what is no covariance
-    middle = root @ cov2 @ root
-    shared = _spectrum((middle + middle.T)/2)[0].sqrt().sum()                   # tr (S1^1/2 S2 S1^1/2)^1/2
-    return max(0.0, ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2*shared).item())
+    root1 = (vectors*values.sqrt()) @ vectors.T                                 # S1^(1/2)
+    _spectrum(cov2)                                                             # refuses what is no covariance
+    middle = root1 @ cov2 @ root1
+    shared = _spectrum((middle + middle.T)/2)[0].sqrt().sum()                   # tr (S1^(1/2) S2 S1^(1/2))^(1/2)
+    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2*shared
+    return max(0.0, distance.item())
 
 # %% ../nbs/14_metrics.ipynb #1d075711
 def _check_features(features, which='features'):
     if features.dim() != 2: raise ValueError(f"{which} {tuple(features.shape)} must be (n, F)")
-    if wrong := int((~features.isfinite()).any(dim=1).sum()): raise ValueError(f"{which} of {wrong} of {len(features)} pictures hold NaN or infinity")
+    wrong = int((~features.isfinite()).any(dim=1).sum())
+    if wrong: raise ValueError(f"{which} of {wrong} of {len(features)} pictures hold NaN or infinity")
 
 class Statistics:
     "Mean and covariance of features, gathered batch by batch in float64 (Chan, Golub and LeVeque 1983)"
     def __init__(self,
-        mean=None, # (F,); None: nothing seen yet
-        cov=None, # (F, F), divided by n-1
+        mean:Tensor|None=None, # (F,); None: nothing seen yet
+        cov:Tensor|None=None, # (F, F), divided by n-1
         n:int|None=0, # pictures seen; None where a file does not say
         name:str='', # whose statistics, for people to read
     ):
         self.mean, self.n, self.name = None, n, name
-        if mean is not None:
-            if n is not None and n < 2: raise ValueError(f"n={n}: a mean and a covariance come from at least 2 pictures, or n=None where their number is not known")
-            self.mean, self._spread = _moments(mean, cov, name or 'statistics')
-            if n: self._spread = self._spread*(n - 1)
+        if mean is None: return
+        if n is not None and n < 2:
+            raise ValueError(f"n={n}: a covariance needs at least 2 pictures; n=None if unknown")
+        self.mean, self._spread = _moments(mean, cov, name or 'statistics')
+        if n: self._spread = self._spread*(n - 1)
 
     def update(self,
         features:Tensor, # (B, F)
-    ):
+    )->'Statistics':
         "Take in a batch"
         _check_features(features)
-        if self.n is None: raise ValueError("these statistics came from a file without the number of pictures: nothing can be added")
+        if self.n is None:
+            raise ValueError("these statistics came from a file without the number of pictures: nothing can be added")
         if len(features) == 0: return self
         features = features.detach().cpu().double()
-        mean = features.mean(0)
-        if self.mean is None: self.mean, self._spread = torch.zeros_like(mean), torch.zeros(len(mean), len(mean), dtype=torch.float64)
-        if mean.shape != self.mean.shape: raise ValueError(f"{len(mean)} features, but those before had {len(self.mean)}")
-        off, step, k = features - mean, mean - self.mean, len(features)
+        k, mean = len(features), features.mean(0)
+        if self.mean is None:
+            self.mean, self._spread = torch.zeros_like(mean), mean.new_zeros(len(mean), len(mean))
+        if mean.shape != self.mean.shape:
+            raise ValueError(f"{len(mean)} features, but those before had {len(self.mean)}")
+        off, step = features - mean, mean - self.mean
         self._spread += off.T @ off + step.outer(step)*(self.n*k/(self.n + k))
         self.mean = self.mean + step*(k/(self.n + k))
         self.n += k
@@ -115,9 +119,13 @@ class Statistics:
     ):
         "Write mean, covariance and n"
         path, n = Path(path), -1 if self.n is None else self.n
-        if path.suffix == '.npz': np.savez(path, mu=self.mean.to(dtype).numpy(), sigma=self.cov.to(dtype).numpy(), n=n)
-        elif path.suffix == '.safetensors': save_file({'mean': self.mean.to(dtype), 'cov': self.cov.to(dtype).contiguous(), 'n': torch.tensor(n)}, path, {'name': self.name})
-        else: raise ValueError(f"{path} must end in .npz or .safetensors")
+        mean, cov = self.mean.to(dtype), self.cov.to(dtype).contiguous()
+        if path.suffix == '.npz':
+            np.savez(path, mu=mean.numpy(), sigma=cov.numpy(), n=n)
+        elif path.suffix == '.safetensors':
+            save_file({'mean': mean, 'cov': cov, 'n': torch.tensor(n)}, path, {'name': self.name})
+        else:
+            raise ValueError(f"{path} must end in .npz or .safetensors")
 
     @classmethod
     def load(cls,
@@ -128,17 +136,23 @@ class Statistics:
         path = Path(path)
         if not path.exists(): raise FileNotFoundError(f"there is no {path}")
         try:
-            if path.suffix == '.npz':
-                with np.load(path, allow_pickle=False) as f: found = {new: f[old] for old, new in (('mu', 'mean'), ('sigma', 'cov'), ('n', 'n')) if old in f.files}
-            else: found = load_file(path)
-        except (OSError, ValueError, SafetensorError, EOFError, pickle.UnpicklingError) as e: raise ValueError(f"{path} cannot be read as statistics: {e}") from None
-        if missing := {'mean', 'cov'} - found.keys(): raise ValueError(f"{path} holds no {' and no '.join(sorted(missing))}: statistics are 'mu' and 'sigma' (.npz) or 'mean' and 'cov' (.safetensors)")
+            found = _read_npz(path) if path.suffix == '.npz' else load_file(path)
+        except (OSError, ValueError, SafetensorError, EOFError, pickle.UnpicklingError) as e:
+            raise ValueError(f"{path} cannot be read as statistics: {e}") from None
+        if missing := sorted({'mean', 'cov'} - found.keys()):
+            raise ValueError(f"{path} holds no {' and no '.join(missing)}: statistics are 'mu' and 'sigma' (.npz) "
+                             "or 'mean' and 'cov' (.safetensors)")
         n = int(found.get('n', -1))
         return cls(found['mean'], found['cov'], None if n < 0 else n, name or path.name)
 
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        names = {'mu': 'mean', 'sigma': 'cov', 'n': 'n'}
+        return {ours: file[theirs] for theirs, ours in names.items() if theirs in file.files}
+
 # %% ../nbs/14_metrics.ipynb #fec72c76
 class Extractor(nn.Module):
-    "Pictures in, features out: `extractor(images)` gives {'features': (B, F)} and, from a classifier, 'probabilities' (B, C)"
+    "Pictures in; out come {'features': (B, F)} and, from a classifier, 'probabilities' (B, C)"
     name:str            # results are named after it
     weights:str = ''    # where its weights came from, for people to read
 
@@ -162,23 +176,26 @@ class _Stage(nn.Module):
     "Two 3x3 convolutions; the first one's output is halved in size"
     def __init__(self, in_channels, channels):
         super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        self.conv2, self.norm2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x):
         x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return F.gelu(self.norm2(self.conv2(x)))
 
 class SmallClassifier(nn.Module):
-    "Fixed 2x2 patch filters, three stages of two convolutions, the strongest response of each channel, the mean over picture and mirror image, one linear layer"
+    "2x2 patch filters, three stages of two convolutions, the strongest response of each channel, a linear layer"
     def __init__(self,
         widths:Sequence[int]=(32, 128, 128), # channels of each stage; the last is F, the number of features
         n_classes:int=10,
     ):
         super().__init__()
         self.widths, self.n_classes = tuple(widths), n_classes
-        self.register_buffer('mean', torch.zeros(3, 1, 1)); self.register_buffer('std', torch.ones(3, 1, 1))
-        self.patches = nn.Conv2d(3, 24, 2)                                      # 12 principal directions of 2x2 patches, both signs
+        self.register_buffer('mean', torch.zeros(3, 1, 1))
+        self.register_buffer('std', torch.ones(3, 1, 1))
+        self.patches = nn.Conv2d(3, 24, 2)  # 12 principal directions of 2x2 patches, both signs
         self.stages = nn.Sequential(*[_Stage(i, o) for i, o in zip((24, *self.widths), self.widths)])
         self.out = nn.Linear(self.widths[-1], n_classes, bias=False)
 
@@ -188,32 +205,38 @@ class SmallClassifier(nn.Module):
         "One look at each picture; training needs no more"
         return self.stages(F.gelu(self.patches((images - self.mean)/self.std))).amax((2, 3))
 
-    def features(self, images)->Tensor: # (B, F)
+    def features(self, images:Tensor)->Tensor: # (B, F)
         "What the last layer sees: a picture and its mirror image are one thing"
         return (self.look(images) + self.look(images.flip(-1)))/2
 
-    def logits(self, features): return self.out(features)/9                     # (B, n_classes); a small factor slows the last layer down in training
-    def forward(self, images): return self.logits(self.features(images))
+    def logits(self, features:Tensor)->Tensor: # (B, n_classes)
+        "A small factor slows the last layer down in training"
+        return self.out(features)/9
+
+    def forward(self, images:Tensor)->Tensor: return self.logits(self.features(images)) # (B, n_classes)
 
 # %% ../nbs/14_metrics.ipynb #9623909e
 class ClassifierExtractor(Extractor):
     "A classifier's last features and its probabilities"
     def __init__(self, net:SmallClassifier, name:str, weights:str=''):
         super().__init__()
-        self.net, self.name, self.weights = net.eval().requires_grad_(False).to(memory_format=torch.channels_last), name, weights
+        self.net = net.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.name, self.weights = name, weights
         self.eval()
 
     def forward(self, images):
-        if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 9: raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W) with sides of at least 9")
+        if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 9:
+            raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W) with sides of at least 9")
         features = self.net.features(images.contiguous(memory_format=torch.channels_last))
         return {'features': features, 'probabilities': self.net.logits(features).softmax(1)}
 
 def cifar10_classifier(
     folder:Path|None=None, # with config.json and classifier.safetensors; None: the one that ships
 )->Extractor:
-    "The small CIFAR-10 classifier that ships with marlearn (scripts/ship_classifier.py made it; report.json says how good it is)"
+    "The small CIFAR-10 classifier that ships with marlearn (scripts/ship_classifier.py; its report.json says how good)"
     folder = Path(folder) if folder else pretrained('classifier')
-    if not (folder/'config.json').exists(): raise FileNotFoundError(f"{folder} holds no classifier (config.json is missing)")
+    if not (folder/'config.json').exists():
+        raise FileNotFoundError(f"{folder} holds no classifier (config.json is missing)")
     config = json.loads((folder/'config.json').read_text())
     net = SmallClassifier(config['widths'], config['n_classes'])
     load_weights(net, folder/'classifier.safetensors')
@@ -224,8 +247,9 @@ def reference_statistics(
     folder:Path|None=None, # of the classifier; None: the one that ships
 )->Statistics:
     "Statistics of `cifar10_classifier` features, for those who have no CIFAR-10 at hand"
-    folder, files = Path(folder) if folder else pretrained('classifier'), {'cifar10': 'cifar10-train', 'cifar10-train': 'cifar10-train', 'cifar10-test': 'cifar10-test'}
+    files = {'cifar10': 'cifar10-train', 'cifar10-train': 'cifar10-train', 'cifar10-test': 'cifar10-test'}
     if name not in files: raise ValueError(f"no statistics ship for {name!r}; there are {', '.join(files)}")
+    folder = Path(folder) if folder else pretrained('classifier')
     return Statistics.load(folder/f'{files[name]}.safetensors', files[name])
 
 # %% ../nbs/14_metrics.ipynb #edc52dba
@@ -233,7 +257,8 @@ def as_bytes(
     images:Tensor, # (B, C, H, W), about [-1, 1]
 )->Tensor: # the same shape, uint8
     "Pictures as a PNG file holds them: clipped, 8 bits"
-    if wrong := int(images.isnan().flatten(1).any(dim=1).sum()): raise ValueError(f"{wrong} of {len(images)} pictures hold NaN")
+    wrong = int(images.isnan().flatten(1).any(dim=1).sum())
+    if wrong: raise ValueError(f"{wrong} of {len(images)} pictures hold NaN")
     return ((images.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
 
 def as_saved(
@@ -243,55 +268,73 @@ def as_saved(
     return as_bytes(images).to(images.dtype)/127.5 - 1
 
 @torch.no_grad()
-def _in_batches(extractor, data, index, batch_size, device, quiet):
-    "Yield what the extractor finds, batch by batch, on the CPU"
+def extract_batches(
+    extractor:Extractor,
+    data:ImageData,
+    index:Sequence[int], # which pictures
+    batch_size:int=250,
+    device:str|torch.device='cpu',
+    quiet:bool=False, # no progress bar
+)->Iterator[dict[str, Tensor]]: # what the extractor finds, on the CPU
+    "Features of a data set's pictures, batch by batch"
     extractor = extractor.to(device)
     with tqdm(total=len(index), desc=f'{extractor.name} features', unit='images', disable=quiet, leave=False) as bar:
         for at in range(0, len(index), batch_size):
-            found = {k: v.cpu() for k, v in extractor(data.batch(index[at:at + batch_size], device=device)[0]).items()}
-            yield found
-            bar.update(len(found['features']))
+            images, _ = data.batch(index[at:at + batch_size], device=device)
+            yield {k: v.cpu() for k, v in extractor(images).items()}
+            bar.update(len(images))
 
-def _join(parts):
-    parts = list(parts)
-    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+def join_batches(
+    batches:Sequence[dict[str, Tensor]], # at least one
+)->dict[str, Tensor]:
+    "What an extractor found in several batches, as one"
+    return {k: torch.cat([batch[k] for batch in batches]) for k in batches[0]}
 
 def extract(
     extractor:Extractor,
     data:ImageData,
-    index=None, # which pictures; None: all
+    index:Sequence[int]|None=None, # which pictures; None: all
     batch_size:int=250,
-    device='cpu',
+    device:str|torch.device='cpu',
     quiet:bool=False, # no progress bar
 )->dict[str, Tensor]: # 'features' (n, F) and perhaps 'probabilities' (n, C), on the CPU
     "Features of a data set's pictures"
     index = np.arange(len(data)) if index is None else np.asarray(index)
     if len(index) == 0: raise ValueError("no pictures were chosen: index is empty")
-    return _join(_in_batches(extractor, data, index, batch_size, device, quiet))
+    return join_batches(list(extract_batches(extractor, data, index, batch_size, device, quiet)))
 
 # %% ../nbs/14_metrics.ipynb #231c226d
 def inception_score(
     probabilities:Tensor, # (n, C) of a classifier, rows sum to 1
     splits:int=10, # parts, scored one by one; the paper's way to see noise
 )->tuple[float, float]: # mean over parts and their standard deviation; from 1 to C
-    "exp of the mean divergence between one picture's classes and the average picture's (Salimans et al. 2016)"
+    "exp of the mean of KL(p(y|x) || p(y)) over pictures x (Salimans et al. 2016)"
     _check_features(probabilities, 'probabilities')
     n, C = probabilities.shape
     if not 1 <= splits <= n: raise ValueError(f"splits={splits} must lie in 1..{n}, the number of pictures")
     p = probabilities.detach().cpu().double()
     off = (p.sum(1) - 1).abs().max().item()
-    if p.min() < 0 or off > 1e-3: raise ValueError(f"rows must be probabilities: the smallest value is {p.min().item():.3g}, and a row's sum is off by {off:.3g}")
-    scores = torch.stack([(torch.xlogy(q, q) - torch.xlogy(q, q.mean(0))).sum(1).mean().exp() for q in p.tensor_split(splits)])
+    if p.min() < 0 or off > 1e-3:
+        raise ValueError(f"rows must be probabilities: the smallest value is {p.min():.3g}, and a row's sum is off "
+                         f"by {off:.3g}")
+    scores = []
+    for part in p.tensor_split(splits):
+        divergence = (torch.xlogy(part, part) - torch.xlogy(part, part.mean(0))).sum(1)         # 0 log 0 = 0
+        scores.append(divergence.mean().exp())
+    scores = torch.stack(scores)
     return scores.mean().item(), scores.std(correction=0).item()
 
 # %% ../nbs/14_metrics.ipynb #b68cf70a
+def _distances(points, centres):                        # differences first: a matrix product would round near zero
+    return torch.cdist(points, centres, compute_mode='donot_use_mm_for_euclid_dist')
+
 def _radii(points, k, chunk):
-    "Distance from every point to its k-th nearest other point"
-    return torch.cat([torch.cdist(part, points, compute_mode='donot_use_mm_for_euclid_dist').kthvalue(k + 1, dim=1).values for part in points.split(chunk)])
+    "Distance from every point to its k-th nearest other point; the nearest of all is itself"
+    return torch.cat([_distances(part, points).kthvalue(k + 1, dim=1).values for part in points.split(chunk)])
 
 def _covered(points, centres, radii, chunk):
     "Share of `points` that lie in at least one ball"
-    inside = [(torch.cdist(part, centres, compute_mode='donot_use_mm_for_euclid_dist') <= radii).any(dim=1) for part in points.split(chunk)]
+    inside = [(_distances(part, centres) <= radii).any(dim=1) for part in points.split(chunk)]
     return torch.cat(inside).double().mean().item()
 
 def precision_recall(
@@ -300,326 +343,41 @@ def precision_recall(
     k:int=3, # balls reach to the k-th neighbour
     chunk:int=1000, # rows compared at a time
 )->tuple[float, float]: # share of fake pictures that look real, share of real ones that are reached
-    "Precision and recall over k-nearest-neighbour balls (Kynkaanniemi et al. 2019)"
-    _check_features(real, 'real features'); _check_features(fake, 'fake features')
-    if real.shape[1] != fake.shape[1]: raise ValueError(f"{real.shape[1]} real features, {fake.shape[1]} fake ones: both must come from one extractor")
-    if not 1 <= k < min(len(real), len(fake)): raise ValueError(f"k={k} needs more than {k} pictures on each side; there are {len(real)} and {len(fake)}")
+    "Precision and recall over k-nearest-neighbour balls (Kynkaanniemi et al. 2019, Eq. 1 and 2)"
+    _check_features(real, 'real features')
+    _check_features(fake, 'fake features')
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(f"{real.shape[1]} real features, {fake.shape[1]} fake ones: both must come from one extractor")
+    if not 1 <= k < min(len(real), len(fake)):
+        raise ValueError(f"k={k} needs more than {k} pictures on each side; there are {len(real)} and {len(fake)}")
     real, fake = real.float(), fake.float()
-    return _covered(fake, real, _radii(real, k, chunk), chunk), _covered(real, fake, _radii(fake, k, chunk), chunk)
-
-# %% ../nbs/14_metrics.ipynb #01bc6fbb
-def _hub_file(path, name, what):
-    "A weight file: the given one, or where torch.hub would have kept it; never a download"
-    kept = Path(torch.hub.get_dir())/'checkpoints'/name
-    found = Path(path) if path else kept
-    if not found.exists(): raise FileNotFoundError(f"{found} is missing, and nothing is downloaded by itself. {what}, called {name}. Fetch it, then put it at {kept}, or give its path")
-    return found
-
-def _read_weights(path):
-    "A state dict from .safetensors or PyTorch's own format; no code in the file is run"
-    try: return load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as e: raise ValueError(f"{path} holds no plain weights: {str(e).splitlines()[0]}") from None
-
-def _fidelity():
-    try: import torch_fidelity
-    except ImportError: raise ImportError("this extractor comes from torch-fidelity: pip install 'marlearn[metrics]'") from None
-    return torch_fidelity
-
-class FidelityExtractor(Extractor):
-    "One of torch-fidelity's extractors behind our interface"
-    def __init__(self, net:nn.Module, name:str, weights:str):
-        super().__init__()
-        self.net, self.name, self.weights = net.eval().requires_grad_(False), name, weights
-        self.eval()
-
-    def forward(self, images):
-        if images.dim() != 4 or images.shape[1] != 3: raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W)")
-        found = self.net.convert_features_tuple_to_dict(self.net(((images.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)))
-        logits = found.pop('logits_unbiased', None)
-        return {'features': found.popitem()[1]} | ({} if logits is None else {'probabilities': logits.softmax(1)})
-
-def inception(
-    path:Path|None=None, # weight file; None: where torch-fidelity keeps it
-)->Extractor: # 2048 features; Frechet distance over them is FID
-    "torch-fidelity's Inception-v3 (a port of the 2015 TensorFlow network that FID was defined with)"
-    _fidelity()
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    file = _hub_file(path, 'weights-inception-2015-12-05-6726825d.pth', 'The weights are published with release v0.2.0 of torch-fidelity (toshas/torch-fidelity on GitHub)')
-    safe = io.BytesIO()
-    torch.save(_read_weights(file), safe); safe.seek(0)                         # torch-fidelity itself would run code found in the file
-    try: net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048', 'logits_unbiased'], safe)
-    except (RuntimeError, TypeError, AttributeError) as e: raise ValueError(f"{file} does not fit torch-fidelity's Inception: {' '.join(str(e).split())[:300]}") from None
-    return FidelityExtractor(net, 'inception', file.name)
-
-def dinov2(
-    path:Path|None=None, # weight file; None: where torch.hub keeps it
-    size:str='l', # 's', 'b', 'l' or 'g'; 'l' is what Stein et al. 2023 propose
-)->Extractor: # 384, 768, 1024 or 1536 features
-    "DINOv2 through torch-fidelity. The network's code comes from torch.hub's copy of facebookresearch/dinov2, which must be there too"
-    if size not in ('s', 'b', 'l', 'g'): raise ValueError(f"size={size!r} must be 's', 'b', 'l' or 'g'")
-    _fidelity()
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
-    call, code = f'dinov2_vit{size}14', Path(torch.hub.get_dir())/'facebookresearch_dinov2_main'
-    how = f"torch.hub.load('facebookresearch/dinov2', '{call}'), run once on a computer with a network, fetches weights and code"
-    file = _hub_file(path, f'{call}_pretrain.pth', f'{how}; the file is')
-    if not (code/'hubconf.py').exists(): raise FileNotFoundError(f"{code} is missing, and nothing is downloaded by itself: {how}; it is a clone of facebookresearch/dinov2")
-    net = FeatureExtractorDinoV2.__new__(FeatureExtractorDinoV2)                # its own constructor would download
-    FeatureExtractorBase.__init__(net, f'dinov2-vit-{size}-14', ['dinov2'])
-    net.feature_extractor_internal_dtype = torch.float32
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='xFormers')
-        net.model = torch.hub.load(str(code), call, source='local', pretrained=False)
-    try: net.model.load_state_dict(_read_weights(file))
-    except (RuntimeError, TypeError, AttributeError) as e: raise ValueError(f"{file} does not fit {call}: {' '.join(str(e).split())[:300]}") from None
-    return FidelityExtractor(net, f'dinov2-vit-{size}-14', file.name)
+    precision = _covered(fake, real, _radii(real, k, chunk), chunk)
+    recall = _covered(real, fake, _radii(fake, k, chunk), chunk)
+    return precision, recall
 
 # %% ../nbs/14_metrics.ipynb #abc86109
 def result_name(
     what:str, # 'distance', 'score', 'precision' or 'recall'
     extractor:Extractor,
 )->str:
-    "What to call a result: only Inception's may be called FID and inception score, only DINOv2's FDD (Stein et al. 2023)"
-    if extractor.name == 'inception': return {'distance': 'FID', 'score': 'inception score'}.get(what, f'{what}, inception features')
+    "What to call a result: only Inception's is called FID and inception score, only DINOv2's FDD (Stein et al. 2023)"
+    if extractor.name == 'inception' and what == 'distance': return 'FID'
+    if extractor.name == 'inception' and what == 'score': return 'inception score'
     if extractor.name.startswith('dinov2') and what == 'distance': return f'FDD, {extractor.name}'
-    return {'distance': f'frechet distance, {extractor.name} features', 'score': f'class score, {extractor.name} probabilities'}.get(what, f'{what}, {extractor.name} features')
+    if what == 'distance': return f'frechet distance, {extractor.name} features'
+    if what == 'score': return f'class score, {extractor.name} probabilities'
+    return f'{what}, {extractor.name} features'
 
 def frechet_floor(
     reference:Statistics,
     n:int, # pictures
     draws:int=3,
 )->float:
-    "Frechet distance that n pictures of the reference itself would get, were its features Gaussian: the mean of a few draws"
+    "Frechet distance of n pictures of the reference itself, were its features Gaussian: the mean of a few draws"
     if n < 2: raise ValueError(f"n={n}: a covariance needs at least 2 pictures")
     values, vectors = _spectrum(reference.cov)
-    g, root = torch.Generator().manual_seed(0), vectors*values.sqrt()
-    sample = lambda: Statistics().update(reference.mean + torch.randn(n, len(values), generator=g, dtype=torch.float64) @ root.T)
-    return sum(sample().distance(reference) for _ in range(draws))/draws
-
-# %% ../nbs/14_metrics.ipynb #c99df71a
-@torch.no_grad()
-def measure_tokenizer(
-    tokenizer:Tokenizer,
-    data:ImageData, # the reference: named in the result
-    *,
-    n:int=1000, # pictures, taken at even distances
-    extractor:Extractor|None=None, # for the reconstruction distance; None: the shipped classifier
-    batch_size:int=100,
-    device='cpu',
-    quiet:bool=False, # no progress bar
-)->dict: # ready for JSON
-    "What a tokenizer loses: PSNR, SSIM, how much of its codebook it uses, and the Frechet distance between pictures and their copies"
-    if not 2 <= n <= len(data): raise ValueError(f"n={n} must lie in 2..{len(data)}, the pictures of '{data.name}'")
-    N, P = tokenizer.token_shape(data.images.shape[-1])
-    if tokenizer.channels != data.images.shape[1] and tokenizer.stride == 1: raise ValueError(f"pictures have {data.images.shape[1]} channels, the tokenizer expects {tokenizer.channels}")
-    extractor, tokenizer = (extractor or cifar10_classifier()).to(device), tokenizer.to(device)
-    index, codebook = np.linspace(0, len(data) - 1, n).round().astype(int), tokenizer.codebook
-    before, after, numbers, rows = Statistics(), Statistics(), Statistics(), {'psnr': [], 'ssim': []}
-    used = None if codebook is None else torch.zeros(len(codebook), dtype=torch.int64)
-    with tqdm(total=n, desc=f'measuring {tokenizer.kind} tokenizer', unit='images', disable=quiet, leave=False) as bar:
-        for at in range(0, n, batch_size):
-            images = data.batch(index[at:at + batch_size], device=device)[0]
-            tokens = tokenizer.encode(images)
-            copies = as_saved(tokenizer.decode(tokens))
-            before.update(extractor(images)['features']); after.update(extractor(copies)['features'])
-            numbers.update(tokens.reshape(-1, 1))
-            rows['psnr'].append(psnr(images, copies).cpu()); rows['ssim'].append(ssim(images, copies).cpu())
-            if used is not None: used += torch.cdist(tokens.flatten(0, 1).float(), codebook.float()).argmin(1).cpu().bincount(minlength=len(used))
-            bar.update(len(images))
-    name = 'rFID' if extractor.name == 'inception' else f"reconstruction {result_name('distance', extractor)}"
-    p = torch.cat(rows['psnr'])
-    result = {'tokenizer': tokenizer.kind, 'reference': f'{data.name}, {n} of {len(data)} pictures', 'n': n, 'tokens per picture': N, 'numbers per token': P, 'scale': tokenizer.scale,
-              'std of tokens': numbers.cov.sqrt().item(), 'psnr': p.mean().item() if p.isfinite().all() else None, 'ssim': torch.cat(rows['ssim']).mean().item(), 'extractor': extractor.name, name: before.distance(after)}
-    if used is not None:
-        share = used.double()/used.sum()
-        result['codebook'] = {'codes': len(used), 'used': int((used > 0).sum()), 'perplexity': torch.exp(-torch.xlogy(share, share).sum()).item()}
-    return result
-
-# %% ../nbs/14_metrics.ipynb #25a59fab
-def fingerprint(*modules:nn.Module)->int:
-    "A number that changes with any weight"
-    crc = 0
-    for t in (t for m in modules for t in m.state_dict().values()): crc = zlib.crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
-    return crc
-
-def _plain(options): return {k: v if isinstance(v, (int, float, str, type(None))) else np.asarray(v).tolist() for k, v in options.items()}
-
-@torch.no_grad()
-def draw_batch(
-    model:ImageModel, # in evaluation mode
-    tokenizer:Tokenizer,
-    labels:Tensor, # (B,) classes
-    *,
-    seed:int=0,
-    number:int=0, # of the batch
-    **options, # of `generate`
-)->Tensor: # (B, C, H, W) uint8
-    "Pictures that depend on seed and number alone, whatever was drawn before"
-    device = next(model.parameters()).device
-    return as_bytes(tokenizer.decode(generate(model, labels.to(device), generator=step_generator(seed, number, device), **options)))
-
-# %% ../nbs/14_metrics.ipynb #7f9b28e5
-class PictureFolder:
-    "Drawn pictures on disk, CLASS/NUMBER.png. Several processes fill it together, and after a kill it is filled up"
-    def __init__(self,
-        folder:Path,
-        model:ImageModel, # in evaluation mode
-        tokenizer:Tokenizer,
-        labels:Tensor, # (n,) class of each picture
-        *,
-        classes:Sequence[str]|None=None, # names; None: numbers
-        seed:int=0,
-        batch_size:int=100, # pictures at a time; part of what a picture depends on
-        **options, # of `generate`
-    ):
-        self.folder, self.model, self.tokenizer, self.labels, self.seed, self.batch_size, self.options = Path(folder), model, tokenizer, labels.cpu(), seed, batch_size, options
-        C = model.config.n_classes
-        names = [c.replace('/', '_') for c in classes] if classes else [f'{c:0{len(str(C - 1))}d}' for c in range(C)]
-        self.files = [self.folder/names[c]/f'{i:07d}.png' for i, c in enumerate(self.labels.tolist())]
-        about = json.loads(json.dumps({'weights': fingerprint(model, tokenizer), 'pictures': len(labels), 'labels': zlib.crc32(self.labels.numpy()), 'seed': seed, 'batch_size': batch_size, 'settings': _plain(options)}))
-        plan, foreign = self.folder/'pictures.json', self.folder.exists() and any(self.folder.rglob('*.png'))
-        if plan.exists():
-            try: before = json.loads(plan.read_text())
-            except ValueError: raise ValueError(f"{plan} cannot be read: remove {self.folder}, or choose another folder") from None
-            if other := [f'{k} was {before.get(k)}, is {v}' for k, v in about.items() if before.get(k) != v]: raise ValueError(f"{self.folder} holds other pictures: {'; '.join(other)}; choose another folder")
-        else:
-            if foreign: raise FileExistsError(f"{self.folder} already holds pictures, and no pictures.json that says which: choose another folder")
-            self._write(plan, lambda f: f.write_text(json.dumps(about)))
-
-    def __len__(self): return -(-len(self.labels)//self.batch_size)                # batches
-    def part(self, k): return slice(k*self.batch_size, (k + 1)*self.batch_size)
-    def done(self, k)->bool: return all(f.exists() for f in self.files[self.part(k)])
-
-    def _write(self, file, how):
-        new = file.with_name(f'.{file.name}.unfinished-{os.getpid()}')
-        try: file.parent.mkdir(parents=True, exist_ok=True); how(new); os.replace(new, file)
-        except OSError as e: raise OSError(f"{file} could not be written: {e.strerror or e}; what is finished is kept: make room, and run the same command again") from None
-        finally: new.unlink(missing_ok=True)
-
-    def draw(self, k:int):
-        "Draw batch k and keep it"
-        images = draw_batch(self.model, self.tokenizer, self.labels[self.part(k)], seed=self.seed, number=k, **self.options)
-        for file, picture in zip(self.files[self.part(k)], images.permute(0, 2, 3, 1).cpu().numpy()):
-            self._write(file, lambda new: Image.fromarray(picture if picture.shape[2] > 1 else picture[..., 0]).save(new, 'PNG'))
-
-    def read(self, k:int)->Tensor: # (B, C, H, W) uint8
-        "Batch k; a file that is damaged is drawn again, with its batch"
-        def look(): return torch.from_numpy(np.stack([np.atleast_3d(np.asarray(Image.open(f))) for f in self.files[self.part(k)]])).permute(0, 3, 1, 2)
-        try: return look()
-        except (OSError, SyntaxError, ValueError): self.draw(k); return look()        # PIL's complaints about what is no PNG
-
-    def fill(self,
-        rank:int=0, world:int=1, # this process draws every `world`-th batch
-        quiet:bool=False, # no progress bar, no estimate
-    ):
-        "Draw what is missing of this process's batches"
-        mine = [k for k in range(rank, len(self), world) if not self.done(k)]
-        if not mine: return
-        side, n = self.tokenizer.stride*self.tokenizer.patch*round(self.model.config.n_tokens**.5), sum(len(self.files[self.part(k)]) for k in mine)
-        need, free = n*max(4096, self.tokenizer.channels*side**2), shutil.disk_usage(self.folder).free
-        if need > free: raise OSError(f"{n} pictures take up to {need/1e9:.2g} GB, and in {self.folder} {free/1e9:.2g} GB are free: nothing was drawn")
-        clock = time.perf_counter()
-        with tqdm(total=n, desc='drawing pictures', unit='images', disable=quiet, leave=False) as bar:
-            for k in mine:
-                self.draw(k)
-                if not quiet and bar.n == 0: tqdm.write(f'{n} pictures in {self.folder}: about {(time.perf_counter() - clock)*len(mine)/60:.1f} minutes', file=sys.stderr)
-                bar.update(len(self.files[self.part(k)]))
-
-    def wait(self,
-        world:int, # processes that fill the folder
-        timeout:float=3600.0, # seconds without a new picture until they are given up; pictures of a batch come together
-    ):
-        "Until all batches are there"
-        seen, since = None, time.monotonic()
-        while missing := [k for k in range(len(self)) if not self.done(k)]:
-            if (now := sum(f.exists() for k in missing for f in self.files[self.part(k)]) - len(missing)*self.batch_size) != seen: seen, since = now, time.monotonic()
-            if time.monotonic() - since > timeout: raise TimeoutError(f"no new picture in {self.folder} for {timeout:.0f} seconds, and {len(missing)} batches are missing, those of rank {', '.join(map(str, sorted({k % world for k in missing})))}: run the same command again, what is finished is kept")
-            time.sleep(min(1.0, timeout/10))
-        for left in self.folder.rglob('.*.unfinished-*'): left.unlink(missing_ok=True)             # of processes that were killed
-
-# %% ../nbs/14_metrics.ipynb #fcf0b12d
-_MOST = 10_000      # pictures on each side for precision and recall: time grows with the square
-
-def _measure(names, found, reference, real):
-    "All measures of one set of features"
-    row = {names['distance']: Statistics().update(found['features']).distance(reference)}
-    if 'probabilities' in found: row[names['score']] = inception_score(found['probabilities'], splits=1)[0]
-    if real is not None: row[names['precision']], row[names['recall']] = precision_recall(real, found['features'][:_MOST])
-    return row
-
-@torch.no_grad()
-def evaluate(
-    model:ImageModel,
-    tokenizer:Tokenizer,
-    reference:ImageData|Statistics, # pictures to compare with, or their statistics over the same extractor
-    *,
-    n:int, # pictures to draw for each seed, a multiple of the classes
-    seeds:int|Sequence[int]=3, # how many, or which
-    extractor:Extractor|None=None, # None: the shipped classifier
-    batch_size:int=100,
-    real:ImageData|None=None, # pictures for precision and recall where the reference is statistics
-    folder:Path|None=None, # keep the pictures there, and go on from what is there; with several processes one that all see
-    classes:Sequence[str]|None=None, # names for that folder
-    rank:int=0, world:int=1, # this process draws every `world`-th batch; the first one measures
-    timeout:float=3600.0, # seconds that it waits for another batch of the others
-    quiet:bool=False, # no progress bar, no estimate
-    **options, # of `generate`: ar_steps, diff_steps, cfg_scale, temperature, order, ...
-)->dict|None: # ready for JSON; results are named after the extractor. None for all processes but the first
-    "Draw n pictures with each of several seeds, classes exactly balanced, and measure how far they are from the reference"
-    config, seeds, started = model.config, list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds], time.perf_counter()
-    C, device, pictures = config.n_classes, next(model.parameters()).device, isinstance(reference, ImageData)
-    if n < 2 or n % C: raise ValueError(f"n={n} must be a multiple of the {C} classes, so that each is drawn equally often: {max(C, round(n/C)*C)}, say")
-    if pictures and n < 4: raise ValueError(f"n={n}: precision and recall need at least 4 pictures")
-    if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"seeds={seeds} must be at least one, and different")
-    if batch_size < 1: raise ValueError(f"batch_size={batch_size} must be at least 1")
-    if world > 1 and folder is None: raise ValueError("several processes need a folder in which to find each other's pictures")
-    if wrong := {'generator', 'callback', 'known', 'hidden'} & options.keys(): raise ValueError(f"{', '.join(sorted(wrong))}: evaluate sets or excludes these itself")
-    extractor, tokenizer = (extractor or cifar10_classifier()).to(device), tokenizer.to(device)
-    blank = tokenizer.decode(torch.zeros(1, config.n_tokens, config.token_dim, device=device))         # does everything fit together?
-    n_features = extractor(as_saved(blank))['features'].shape[1]
-    if pictures and blank.shape[1:] != reference.images.shape[1:]: raise ValueError(f"the model draws {tuple(blank.shape[1:])} pictures, '{reference.name}' holds {tuple(reference.images.shape[1:])}")
-    if pictures and len(reference) < 8: raise ValueError(f"'{reference.name}' has {len(reference)} pictures: too few to compare with")
-    if real is not None and (pictures or blank.shape[1:] != real.images.shape[1:]): raise ValueError(f"real={real.name!r} goes with a reference that is statistics, and with pictures of {tuple(blank.shape[1:])}; these are {tuple(real.images.shape[1:])}")
-    if not pictures and len(reference.mean) != n_features: raise ValueError(f"the reference has {len(reference.mean)} features, {extractor.name} gives {n_features}: both must come from one extractor")
-    names, real = {what: result_name(what, extractor) for what in ('distance', 'score', 'precision', 'recall')}, real
-    labels, training, per_seed = torch.arange(n) % C, model.training, []
-    model.eval()
-    try:
-        kept = {seed: PictureFolder(Path(folder)/f'seed-{seed}', model, tokenizer, labels, classes=classes, seed=seed, batch_size=batch_size, **options) for seed in seeds} if folder else {}
-        for k in kept.values(): k.fill(rank, world, quiet)
-    finally: model.train(training)
-    if rank > 0: return None
-    if pictures:                                                                # some real pictures, held out, are judged just like the drawn ones
-        lots, k = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0)), min(n, len(reference)//2)
-        held_out, compared = (torch.zeros(len(reference), dtype=torch.bool).index_fill(0, part, True) for part in (lots[:k], lots[k:k + min(n, _MOST)]))
-        whole, others, some, real, at = Statistics(name=reference.name), Statistics(), [], [], 0
-        for found in _in_batches(extractor, reference, np.arange(len(reference)), batch_size, device, quiet):      # of a large reference, only what is needed is kept
-            features, rows = found['features'], slice(at, at + len(found['features']))
-            whole.update(features); others.update(features[~held_out[rows]])
-            some.append({key: v[held_out[rows]] for key, v in found.items()}); real.append(features[compared[rows]])
-            at += len(features)
-        real = torch.cat(real)
-        floor = {f'{k} real pictures against the other {len(reference) - k}': _measure(names, _join(some), others, real)}
-        described = f'{reference.name}, {len(reference)} pictures'
-    else:
-        if real is not None: real = extract(extractor, real, np.arange(len(real))[:_MOST], batch_size, device, quiet)['features']
-        whole, floor = reference, {f"{n} draws from a Gaussian with the reference's mean and covariance": {names['distance']: frechet_floor(reference, n)}}
-        described = f"{reference.name or 'statistics'}, {reference.n or 'an unknown number of'} pictures"
-    model.eval()
-    try:
-        with tqdm(total=n*len(seeds), desc='measuring' if kept else 'drawing pictures', unit='images', disable=quiet, leave=False) as bar:
-            for seed in seeds:
-                found, clock = [], time.perf_counter()
-                if kept: kept[seed].wait(world, timeout)
-                for k, part in enumerate(labels.split(batch_size)):
-                    images = kept[seed].read(k) if kept else draw_batch(model, tokenizer, part, seed=seed, number=k, **options)
-                    found.append({key: v.cpu() for key, v in extractor(images.to(device).float()/127.5 - 1).items()})
-                    if not quiet and not kept and bar.n == 0: tqdm.write(f'{n} pictures with each of {len(seeds)} seeds: about {(time.perf_counter() - clock)*n*len(seeds)/len(part)/60:.1f} minutes', file=sys.stderr)
-                    bar.update(len(part))
-                per_seed.append({'seed': seed} | _measure(names, _join(found), whole, real))
-    finally: model.train(training)
-    table = {key: torch.tensor([row[key] for row in per_seed], dtype=torch.float64) for key in per_seed[0] if key != 'seed'}
-    return {'reference': described, 'extractor': extractor.name, 'extractor weights': extractor.weights, 'n': n, 'pictures per class': n//C, 'seeds': seeds, 'per seed': per_seed,
-            'mean': {k: v.mean().item() for k, v in table.items()}, 'standard deviation over seeds': {k: v.std().item() if len(seeds) > 1 else None for k, v in table.items()},
-            'floor': floor, 'settings': _plain(options) | {'batch_size': batch_size},
-            'seconds': round(time.perf_counter() - started, 1)}
+    root, generator, total = vectors*values.sqrt(), torch.Generator().manual_seed(0), 0.0
+    for _ in range(draws):
+        noise = torch.randn(n, len(values), generator=generator, dtype=torch.float64)
+        total += Statistics().update(reference.mean + noise @ root.T).distance(reference)
+    return total/draws

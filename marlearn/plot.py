@@ -5,23 +5,26 @@
 # %% auto #0
 __all__ = ['to_uint8', 'image_grid', 'show_images', 'cover_hidden', 'show_curves', 'save_animation', 'explore']
 
-# %% ../nbs/02_plot.ipynb #0cc48f1d
+# %% ../nbs/02_plot.ipynb #a33d582d
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-# %% ../nbs/02_plot.ipynb #851a9cf9
+# %% ../nbs/02_plot.ipynb #e8cf63ab
 def to_uint8(
     images:Tensor, # (B, C, H, W) in [-1, 1]; values outside are clipped
 )->np.ndarray: # (B, H, W, C) uint8
     "Tensors to ordinary pixels"
     images = images.detach().float().cpu()
-    if wrong := int(images.isnan().sum()): warnings.warn(f"{wrong} of {images.numel()} values are not numbers; they are painted black")
-    return ((images.nan_to_num(-1).clamp(-1, 1) + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    wrong = int(images.isnan().sum())
+    if wrong: warnings.warn(f"{wrong} of {images.numel()} values are not numbers; they are painted black")
+    images = images.nan_to_num(-1).clamp(-1, 1)
+    return ((images + 1)*127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 # %% ../nbs/02_plot.ipynb #6519fc34
 def image_grid(
@@ -39,7 +42,7 @@ def image_grid(
         page[top:top+H, left:left+W] = picture
     return page
 
-# %% ../nbs/02_plot.ipynb #bc686b70
+# %% ../nbs/02_plot.ipynb #b58e78a5
 def show_images(
     images:Tensor, # (B, C, H, W) in [-1, 1]
     ncols:int=10, # pictures per row
@@ -48,21 +51,26 @@ def show_images(
     size:float=0.8, # inches per picture
 )->Figure:
     "Pictures in rows, without interpolation"
+    ncols = min(ncols, len(images))
+    nrows = -(-len(images)//ncols)
+    if row_names and len(row_names)*ncols != len(images):
+        rows = f"{nrows} row{'s' if nrows > 1 else ''}: {len(images)} pictures in rows of ncols={ncols}"
+        raise ValueError(f"{len(row_names)} row_names for {rows}; each row needs a name, and must be full")
     page = image_grid(images, ncols)
-    nrows = -(-len(images)//min(ncols, len(images)))
-    if len(row_names) > nrows: raise ValueError(f"{len(row_names)} row_names for {nrows} row{'s' if nrows > 1 else ''}: {len(images)} pictures in rows of ncols={ncols}")
-    width = max(size*min(ncols, len(images)), 2.2 if row_names else 0)         # names need room, also beside a single column
+    width = max(size*ncols, 2.2 if row_names else 0)            # names need room, also beside a single column
     fig, ax = plt.subplots(figsize=(width, size*nrows + (0.35 if title else 0)), layout='constrained')
-    ax.imshow(page, cmap='gray', vmin=0, vmax=255, interpolation='nearest')    # gray and its limits: for one channel only
-    ax.set_xticks([]); ax.set_yticks([])
+    ax.imshow(page, cmap='gray', vmin=0, vmax=255, interpolation='nearest')     # gray: for one channel only
+    ax.set_xticks([])
+    ax.set_yticks([])
     ax.spines[:].set_visible(False)
     if row_names:
-        step = page.shape[0]/nrows
-        ax.set_yticks([step*(i + .5) for i in range(len(row_names))], row_names); ax.tick_params(length=0)
+        row_height = page.shape[0]/nrows
+        ax.set_yticks([row_height*(i + .5) for i in range(nrows)], row_names)
+        ax.tick_params(length=0)
     if title: ax.set_title(title, fontsize=10)
     return fig
 
-# %% ../nbs/02_plot.ipynb #9833ba42
+# %% ../nbs/02_plot.ipynb #91766441
 def cover_hidden(
     images:Tensor, # (B, C, H, W) in [-1, 1]
     mask:Tensor, # (B, N) bool, True = hidden; N a square number
@@ -71,27 +79,32 @@ def cover_hidden(
     "Paint the places of hidden tokens in one shade"
     B, C, H, W = images.shape
     side = round(mask.shape[1]**.5)
-    if side*side != mask.shape[1] or H % side or W % side: raise ValueError(f"{mask.shape[1]} tokens do not tile pictures of {H}x{W}")
+    if side*side != mask.shape[1] or H % side or W % side:
+        raise ValueError(f"{mask.shape[1]} tokens do not tile pictures of {H}x{W}")
     cells = mask.view(B, 1, side, side).repeat_interleave(H//side, 2).repeat_interleave(W//side, 3)
     return torch.where(cells.to(images.device), torch.full_like(images, shade), images)
 
-# %% ../nbs/02_plot.ipynb #d739c3f9
+# %% ../nbs/02_plot.ipynb #876eb8d0
 def show_curves(
     curves:Mapping[str, Sequence[float]], # name -> heights
     x:Sequence[float]|None=None, # places, shared by all; None counts from 0
-    xlabel:str='', ylabel:str='', title:str='',
+    xlabel:str='',
+    ylabel:str='',
+    title:str='',
     log_y:bool=False,
     size:tuple[float, float]=(5, 2.6), # inches
 )->Figure:
     "Labelled lines, told apart by dash as well as colour"
     fig, ax = plt.subplots(figsize=size, layout='constrained')
-    for (name, y), style in zip(curves.items(), ['-', '--', ':', '-.']*len(curves)): ax.plot(range(len(y)) if x is None else x, y, style, label=name)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **({'yscale': 'log'} if log_y else {}))
-    ax.title.set_fontsize(10); ax.grid(alpha=.3)
+    for (name, y), dash in zip(curves.items(), cycle(['-', '--', ':', '-.'])):
+        ax.plot(range(len(y)) if x is None else x, y, dash, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel, yscale='log' if log_y else 'linear')
+    ax.set_title(title, fontsize=10)
+    ax.grid(alpha=.3)
     if len(curves) > 1: ax.legend(fontsize=8)
     return fig
 
-# %% ../nbs/02_plot.ipynb #4cdecef2
+# %% ../nbs/02_plot.ipynb #1d74d064
 def save_animation(
     frames:Sequence[np.ndarray], # (H, W, C) uint8 each, all of one size
     path:Path, # ends in .gif
@@ -100,20 +113,25 @@ def save_animation(
 ):
     "Write frames as an endlessly looping GIF"
     frames = [f[..., 0] if f.shape[-1] == 1 else f for f in frames]
-    pictures = [Image.fromarray(f).resize((f.shape[1]*zoom, f.shape[0]*zoom), Image.Resampling.NEAREST) for f in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[ms]*(len(pictures) - 1) + [5*ms], loop=0)
+    height, width = frames[0].shape[:2]
+    pictures = [Image.fromarray(f).resize((width*zoom, height*zoom), Image.Resampling.NEAREST) for f in frames]
+    durations = [ms]*(len(pictures) - 1) + [5*ms]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
-# %% ../nbs/02_plot.ipynb #10347b62
+# %% ../nbs/02_plot.ipynb #050cee03
 def explore(
     draw:Callable, # draw(**values) shows something
     auto:bool=False, # draw whenever a slider is let go, instead of when the button is pressed: for what takes a second
     **sliders, # name=(low, high, step), or name=[choices]
 ):
     "Sliders and a button around any function, the library's own samplers for instance"
-    from ipywidgets import interactive, FloatSlider, IntSlider
-    def widget(name, v):
-        if not isinstance(v, tuple): return v
-        low, high, step = v
-        kind = IntSlider if all(isinstance(n, int) for n in v) else FloatSlider
-        return kind(min=low, max=high, step=step, value=low + (high - low)/2 if kind is FloatSlider else (low + high)//2, description=name, continuous_update=False)
-    return interactive(draw, {'manual': not auto, 'manual_name': 'draw'}, **{k: widget(k, v) for k, v in sliders.items()})
+    from ipywidgets import FloatSlider, IntSlider, interactive
+    widgets = {}
+    for name, values in sliders.items():
+        widgets[name] = values
+        if not isinstance(values, tuple): continue                      # choices, which ipywidgets makes a menu of
+        low, high, step = values
+        whole = all(isinstance(v, int) for v in values)
+        slider, middle = (IntSlider, (low + high)//2) if whole else (FloatSlider, low + (high - low)/2)
+        widgets[name] = slider(value=middle, min=low, max=high, step=step, description=name, continuous_update=False)
+    return interactive(draw, {'manual': not auto, 'manual_name': 'draw'}, **widgets)

@@ -1,70 +1,136 @@
-"""Write README.md from nbs/index.ipynb (with --check: only tell whether it is up to date). Markdown cells as they are, code cells fenced, text outputs below.
+"""Write README.md from nbs/index.ipynb (with --check: only tell whether both are up to date).
 
-Two tables in the index are written first: that of the lessons from `marlearn.course.LESSONS`, that of the timings from benchmarks/results."""
+Markdown cells are copied as they are, code cells are fenced, with their text outputs below. Three cells of the index
+are written first: the lessons (from marlearn.course.map), the engine (from the first cell of its notebooks), and the
+timings (from benchmarks/results)."""
 import json, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-LINK = re.compile(r'\]\((?!https?:|#)([^)]*)')                 # links are relative to nbs/ in the notebook, to the root in README
+nbs, results = root/'nbs', root/'benchmarks'/'results'
+LINK = re.compile(r'\]\((?!https?:|#)([^)]*)')                 # relative to nbs/ in the notebook, to the root in README
+
+def source(cell:dict)->str: return ''.join(cell['source'])
+
+def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
 
 def lessons_cell()->str:
     "The cell of the index that lists the lessons"
-    from marlearn.course import LESSONS
-    rows = [f"| {l.number:02d} | [{l.title}]({l.notebook}.ipynb) | {l.question} | {l.minutes} | {', '.join(f'{n:02d}' for n in l.needs) or '-'} | {l.can} |" for l in LESSONS]
-    return '\n'.join(['## Lessons', '', 'Start with [00 start](00_start.ipynb): the shipped model at work, the words used everywhere, and how exercises are checked. `marlearn progress` shows what you have passed.', '',
-                      '| | lesson | the question it answers | minutes | before it | afterwards you can |', '|---|---|---|---|---|---|', *rows, '',
-                      'Minutes are for reading and running, without the exercises. Missing numbers are kept for lessons to come. How map, glossary and exercises are made is in [00 course](00_course.ipynb).'])
+    from marlearn.course.map import LESSONS
+    rows = []
+    for l in LESSONS:
+        needs = ', '.join(f'{n:02d}' for n in l.needs) or '-'
+        lesson = f'| {l.number:02d} | [{l.title}]({l.notebook}.ipynb) '
+        rows.append(f'{lesson}| {l.question} | {l.minutes} | {needs} | {l.can} |')
+    return '\n'.join(['## Lessons', '',
+        'Start with [00 start](00_start.ipynb): the shipped model at work, the words used everywhere, and how '
+        'exercises are checked. `marlearn progress` shows what you have passed.', '',
+        '| | lesson | the question it answers | minutes | before it | afterwards you can |',
+        '|---|---|---|---|---|---|', *rows, '',
+        'Minutes are for reading and running, without the exercises. Three more notebooks tell how the course is '
+        'made: [map and glossary](course/map.ipynb), [exercises](course/exercises.ipynb), and '
+        '[progress](course/progress.ipynb).'])
+
+def engine_rows()->list[tuple[str, str, str, str]]: # title, notebook, module, what it promises
+    "What each notebook of the engine says of itself in its first cell: `# Title`, then `> one sentence`"
+    rows = []
+    for path in sorted(nbs.glob('engine/*.ipynb')):
+        cells = load(path)['cells']
+        title, promise = (re.search(rf'^{mark} (.+)$', source(cells[0]), re.M) for mark in '#>')
+        module = next(filter(None, (re.search(r'^#\|\s*default_exp\s+([\w.]+)', source(c), re.M) for c in cells)), None)
+        if not (title and promise and module):
+            sys.exit(f'{path.name} needs "# title" and "> sentence" in its first cell, and a `#| default_exp`')
+        rows.append((title[1], f'engine/{path.name}', f'marlearn.{module[1]}', promise[1]))
+    return rows
+
+def engine_cell()->str:
+    "The cell of the index that lists the engine's notebooks"
+    rows = [f'| [{title}]({link}) | `{module}` | {promise} |' for title, link, module, promise in engine_rows()]
+    return '\n'.join(['## The engine', '',
+        'What keeps a long run safe is no part of the method, and has short reference notebooks of its own: what a '
+        'module promises, how it is used, and cells that prove it.', '',
+        '| notebook | module | what it promises |', '|---|---|---|', *rows])
+
+# mode in the results -> column; others, like one that saves memory, have no place in a short table
+MODES = {m: m for m in ('plain', 'default', 'compiled', 'fastest')} | {'fast': 'default', 'approximate': 'fastest'}
+
+def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, and how many times as fast as plain
+    "What benchmarks/results say, for the short table"
+    work = {}
+    for what in ('train', 'sample'):
+        for row in load(results/f'{what}.json')['rows']:
+            model, batch, column = row['model'], row['batch'], MODES.get(row['mode'])
+            if not column or (column == 'fastest' and model != 'toy'): continue  # judged with the toy only
+            name = f'training step, {model}, {batch} pictures'
+            if what == 'sample':
+                name = f"drawing {batch} pictures, {model}, guidance {row['cfg_scale']:g}"
+            ratio = '' if column == 'plain' else f" ({row['ratio']:.1f}x)"
+            work.setdefault(name, {})[column] = f"{row['seconds']['median']:.3g} s{ratio}"
+    return work
 
 def speed_cell()->str:
-    "The cell of the index that compares plain and fast"
-    results = {what: json.loads((root/'benchmarks'/'results'/f'{what}.json').read_text()) for what in ('train', 'sample')}
-    m, lines = results['train']['machine'], []
-    for what, result in results.items():
-        plain = None
-        for row in result['rows']:
-            if row['mode'] == 'plain': plain = row; continue
-            if what == 'train': name = f"training step, {row['model']}, {row['batch']} pictures" + (', parts computed again (`--train.recompute-parts`)' if 'parts' in row['mode'] else ', blocks computed again (`--train.recompute`)' if 'recomputed' in row['mode'] else ', compiled (`--train.compile`)' if 'compiled' in row['mode'] else '')
-            else: name = f"drawing {row['batch']} pictures, {row['model']}, " + (f"guidance {row['cfg_scale']:g}" if row['cfg_scale'] != 1 else 'no guidance') + (f", *approximate*: {row['ar_steps']} sets, {row['diff_steps']} steps of {row.get('sampler', 'ddpm')}" if row['mode'] == 'approximate' else ', compiled (`--compile`)' if 'compiled' in row['mode'] else '')
-            share = f"{row['share_of_peak']:.0%}" if row['share_of_peak'] else ''
-            memory = f"{row['peak_memory_gb']:.1f} GB (plain {plain['peak_memory_gb']:.1f})" if row.get('peak_memory_gb') else ''
-            bound = f"{row['ratio']/row['share_of_peak']:.1f}x" if row['share_of_peak'] and ',' not in row['mode'] else ''
-            lines.append(f"| {name} | {plain['seconds']['median']:.3g} s | {row['seconds']['median']:.3g} s | {row['ratio']:.1f}x | {share} | {bound} | {memory} |")
-    top = {r['imports']: r['on top of torch'] for r in json.loads((root/'benchmarks'/'results'/'startup.json').read_text())['rows']}
-    faster = results['train']['peak_flops']['bfloat16']/results['train']['peak_flops']['fp32']
-    peaks = ', '.join(f'{v/1e9:.0f} GFLOP/s in {k}' for k, v in results['train']['peak_flops'].items())
-    return '\n'.join(['## Speed', '', f"*Plain* is the paper's algorithm written straight down in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); *fast* is what the library does. Both draw the same noise and give the same result, to rounding. Measured in turns ({m['processor']}, {m['threads']} threads, torch {m['torch']}; matrix products reach {peaks} there), medians of {results['train']['repeats']} runs for training (each after steps of the same kind) and of {results['sample']['repeats']} for drawing.", '',
-                      '| | plain | fast | ratio | share of the matrix-product peak | ratio at the whole peak | memory |', '|---|---|---|---|---|---|---|', *lines, '',
-                      '![Left: how many times as fast as the plain algorithm. Right: Frechet distance over time for many ways of drawing](images/speed.png)', '', f"The approximate way was chosen on the right: of the ways whose distance three seeds cannot tell from that of the exact way, the fastest with the shipped head. Repeat it with `{results['train']['command']}`, `{results['sample']['command']}`, `python -m benchmarks.heads`, `benchmarks.front` and `benchmarks.figure`. On processors with bf16 in AVX-512, where g++ is installed, linear layers that learn, what stands between them, and the whole head when drawing are C++ of ours ([linear.cpp](../marlearn/linear.cpp), [transformer.cpp](../marlearn/transformer.cpp), [head.cpp](../marlearn/head.cpp)), compiled when first needed; `marlearn info` says whether they are in use, and without them PyTorch's operations serve. "
-                      f"The share counts necessary work only, and is that of the best matrix product on the same machine; *ratio at the whole peak* is what an exact way would reach if nothing but these products took time. Matrix products in bfloat16 are {faster:.1f} times as fast as in float32 here; a ratio beyond that comes from work left out, one below it from everything that is no product, and from products that are short. Lesson 17 shows where the time goes.", '',
-                      f"All that trains and draws takes {top['torch, all that trains and draws']:.2f} s to import on top of `import torch`, with all that measures {top['torch, all that measures too']:.2f} s (`python -m benchmarks.startup`)."])
+    "The cell of the index that compares ways to compute the same"
+    train, sample, startup = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup'))
+    m, work = train['machine'], timings()
+    kind = m['processor'] if 'processor' in m else f"{m['cpu']} with {m['simd']}"
+    columns = [c for c in ('plain', 'default', 'compiled', 'fastest') if any(c in row for row in work.values())]
+    rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
+    waits = ', '.join(f"{r['median']:.1f} s for `{r['what']}`" for r in startup['rows'] if 'what' in r)
+    return '\n'.join(['## Speed', '',
+        f"Measured on one kind of machine: {kind}, {m['threads']} threads, {m['precision']} by default, "
+        f"torch {m['torch']}. *Plain* is the paper's algorithm written straight down in float32 "
+        '([benchmarks/plain.py](../benchmarks/plain.py)); the other exact ways draw the same noise and give the same '
+        'result, to rounding. In brackets: how many times as fast as plain.', '',
+        f"| | {' | '.join(columns)} |", '|---'*(len(columns) + 1) + '|', *rows, '',
+        '*Fastest* is approximate: of the ways with fewer sets of tokens and fewer steps, it is the fastest whose '
+        'Frechet distance three seeds cannot tell from that of the exact way. That was measured with the toy model '
+        'only.', '',
+        '![Two panels. How many times as fast as plain each way is, and Frechet distance over time for many ways of '
+        'drawing](images/speed.png)', '',
+        f"Repeat it with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
+        '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
+        *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
+
+TABLES = {'## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}
 
 def with_tables(notebook:dict)->dict:
-    "The index with its two tables as they should be"
+    "The index with its written cells as they should be"
     for cell in notebook['cells']:
-        for title, make in (('## Lessons', lessons_cell), ('## Speed', speed_cell)):
-            if cell['cell_type'] == 'markdown' and ''.join(cell['source']).startswith(title): cell['source'] = make().splitlines(keepends=True)
+        make = TABLES.get(source(cell).partition('\n')[0]) if cell['cell_type'] == 'markdown' else None
+        if make:
+            cell['source'] = make().splitlines(keepends=True)
     return notebook
+
+def from_root(link:re.Match)->str:
+    "A link of a notebook in nbs/, as the root needs it"
+    target = link[1]
+    return '](' + (target.removeprefix('../') if target.startswith('../') else f'nbs/{target}')
 
 def render(notebook:dict)->str:
     "The notebook's README"
     parts = ['<!-- Written by scripts/readme.py from nbs/index.ipynb: edit that. -->']
     for cell in notebook['cells']:
-        source = ''.join(cell['source']).strip()
-        if not source or source.startswith('#| hide'): continue
-        if cell['cell_type'] == 'markdown': parts.append(LINK.sub(lambda m: '](' + (m[1][3:] if m[1].startswith('../') else f'nbs/{m[1]}'), source))
-        elif cell['cell_type'] == 'code':
-            code = '\n'.join(l for l in source.splitlines() if not l.startswith('#| ')).strip()
-            if code: parts.append(f'```python\n{code}\n```')
-            for out in cell['outputs']:
-                text = out.get('text') or out.get('data', {}).get('text/plain') or []
-                if out.get('name') != 'stderr' and ''.join(text).strip(): parts.append('```\n' + ''.join(text).rstrip() + '\n```')
+        text = source(cell).strip()
+        if not text or text.startswith('#| hide'): continue
+        if cell['cell_type'] == 'markdown':
+            parts.append(LINK.sub(from_root, text))
+            continue
+        code = '\n'.join(l for l in text.splitlines() if not l.startswith('#| ')).strip()
+        if code:
+            parts.append(f'```python\n{code}\n```')
+        for out in cell['outputs']:
+            shown = ''.join(out.get('text') or out.get('data', {}).get('text/plain') or [])
+            if out.get('name') != 'stderr' and shown.strip():
+                parts.append(f'```\n{shown.rstrip()}\n```')
     return '\n\n'.join(parts) + '\n'
 
 if __name__ == '__main__':
-    index, readme = root/'nbs'/'index.ipynb', root/'README.md'
-    before = json.loads(index.read_text(encoding='utf-8'))
-    notebook = with_tables(json.loads(index.read_text(encoding='utf-8')))
+    index, readme = nbs/'index.ipynb', root/'README.md'
+    before, notebook = load(index), with_tables(load(index))
     text = render(notebook)
-    if '--check' in sys.argv: sys.exit(0 if readme.read_text(encoding='utf-8') == text and before == notebook else 'README.md or a table in nbs/index.ipynb is not up to date: run python scripts/readme.py')
-    if before != notebook: index.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    if '--check' in sys.argv:
+        if readme.read_text(encoding='utf-8') == text and before == notebook: sys.exit(0)
+        sys.exit('README.md or a table in nbs/index.ipynb is not up to date: run python scripts/readme.py')
+    if before != notebook:
+        index.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
     readme.write_text(text, encoding='utf-8')

@@ -1,19 +1,26 @@
-"""Turn a finished run into the model that ships in data/pretrained/mar, write its result file, and draw the README's pictures with it. From the repository's root:
+r"""Turn a finished run into the model that ships in data/pretrained/mar, write its result file, and draw the README's
+pictures with it. From the repository's root:
 
-    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 18000 --train.ema 0.9998 --train.log-every 100 --train.sample-every 4500 --train.save-every 2000
+    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 18000 --train.ema 0.9998 \
+        --train.log-every 100 --train.sample-every 4500 --train.save-every 2000
     python scripts/ship_model.py runs/shipped
 
 The small model of `shapes` in data/pretrained/shapes:
 
-    marlearn train --preset toy --data shapes --out runs/shapes --model.width 96 --model.encoder-blocks 2 --model.decoder-blocks 2 --model.heads 3 --model.head.blocks 2 --model.head.width 128 --train.steps 14000 --train.batch-size 64 --train.ema 0.9995 --train.log-every 100 --train.sample-every 3500 --train.save-every 3500
+    marlearn train --preset toy --data shapes --out runs/shapes --model.width 96 --model.encoder-blocks 2 \
+        --model.decoder-blocks 2 --model.heads 3 --model.head.blocks 2 --model.head.width 128 --train.steps 14000 \
+        --train.batch-size 64 --train.ema 0.9995 --train.log-every 100 --train.sample-every 3500 --train.save-every 3500
     python scripts/ship_model.py runs/shapes --name shapes"""
 import argparse, json, time
 from pathlib import Path
 import numpy as np, torch
-from marlearn.data import load_data
-from marlearn.demo import draw_grid, machine, pick_classes, save_class_grid, save_generation
+from marlearn.engine.pictures import load_data
+from marlearn.engine.drawing import draw_grid, pick_classes, save_class_grid, save_generation
+from marlearn.engine.hardware import machine
 from marlearn.mar import count_parameters
-from marlearn.train import RunConfig, TrainConfig, encode_data, latest_checkpoint, load_checkpoint, read_log, save_checkpoint
+from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from marlearn.engine.run import read_log, RunConfig
+from marlearn.train import encode_data, TrainConfig
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('run', type=Path, help='folder of a run made by `marlearn train`')
@@ -38,20 +45,28 @@ def held_out_error(model):
         errors.append(model.loss(*tokens.batch(part, g), generator=g)['mse'].item())
     return float(np.mean(errors))
 
-config = RunConfig(data=run['data'], img_size=run['img_size'], tokenizer=run['tokenizer'], model=c.model.config, train=TrainConfig(**run['train']))
-save_checkpoint(args.out, model=c.model, tokenizer=c.tokenizer, config=config, classes=c.classes, step=c.step, dtype=torch.float16)
+config = RunConfig(data=run['data'], img_size=run['img_size'], tokenizer=run['tokenizer'], model=c.model.config,
+                   train=TrainConfig(**run['train']))
+save_checkpoint(args.out, model=c.model, tokenizer=c.tokenizer, config=config, classes=c.classes, step=c.step,
+                dtype=torch.float16)
 
-shipped = load_checkpoint(args.out)                                # half precision and back: judge what others will load
+shipped = load_checkpoint(args.out)  # half precision and back: judge what others will load
 started = time.perf_counter()
-images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=5.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
+images = draw_grid(shipped.model, shipped.tokenizer, shipped.classes, pick_classes(10), 8, cfg_scale=5.0,
+                   guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(0))
 seconds = time.perf_counter() - started
 if args.name == 'mar':
     args.pictures.mkdir(parents=True, exist_ok=True)
     save_class_grid(images, pick_classes(10), shipped.classes, args.pictures/'samples.png')
-    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=5.0, guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
-made_by = sections[{'mar': 1, 'shapes': 3}[args.name]].strip().splitlines()
-report = {'made_by': [line.strip() for line in made_by], 'settings': run, 'model': c.settings['model'], 'steps': c.step, 'images_seen': c.step*run['train']['batch_size'], 'parameters': count_parameters(shipped.model),
-          'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])), 'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model), 'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
+    save_generation(shipped.model, shipped.tokenizer, pick_classes(10), args.pictures/'generation.gif', cfg_scale=5.0,
+                    guidance='constant', temperature=0.95, diff_steps=50, generator=torch.Generator().manual_seed(1))
+made_by = sections[{'mar': 1, 'shapes': 3}[args.name]].replace('\\\n', ' ').strip().splitlines()
+report = {'made_by': [' '.join(line.split()) for line in made_by], 'settings': run, 'model': c.settings['model'],
+          'steps': c.step, 'images_seen': c.step*run['train']['batch_size'],
+          'parameters': count_parameters(shipped.model),
+          'machine': machine(), 'median_images_per_second': float(np.median([r['images_per_second'] for r in log])),
+          'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model),
+                                   'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
           'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}
 (args.out/'report.json').write_text(json.dumps(report, indent=1))
 print(json.dumps({k: v for k, v in report.items() if k not in ('log', 'settings', 'model')}, indent=1))

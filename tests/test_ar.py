@@ -2,7 +2,7 @@
 import copy, pytest, torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from marlearn.ar import CausalAR, CrossEntropyHead, Head, MSEHead, check_inputs, check_labels, check_order, take
+from marlearn.ar import CausalAR, check_inputs, check_labels, check_order, CrossEntropyHead, Head, MSEHead, take
 
 B, N, P, D, CLASSES, V = 3, 9, 5, 32, 4, 11
 

@@ -4,11 +4,14 @@ from dataclasses import asdict, replace
 import pytest, torch
 from marlearn.data import load_shapes
 from marlearn.generate import generate
-from marlearn.heads import HEADS, HeadConfig, make_head
-from marlearn.mar import ImageModel, ModelConfig, model_config_from
-from marlearn.presets import tiny, variant
-from marlearn.tokenizers import KLTokenizer, PixelTokenizer, load_tokenizer, pretrained
-from marlearn.train import RunConfig, TokenData, TrainConfig, encode_data, fit, fitted, load_checkpoint, new_model, save_checkpoint
+from marlearn.heads import HeadConfig, HEADS, make_head
+from marlearn.mar import ImageModel, model_config_from, ModelConfig
+from marlearn.engine.presets import tiny, variant
+from marlearn.files import pretrained
+from marlearn.tokenizers import KLTokenizer, load_tokenizer, PixelTokenizer
+from marlearn.engine.checkpoints import load_checkpoint, save_checkpoint
+from marlearn.engine.run import fit, RunConfig
+from marlearn.train import encode_data, new_model, resolve_config, TokenData, TrainConfig
 from marlearn.vae import VAE, VAEConfig
 
 B, N, P, D = 2, 16, 6, 32
@@ -40,10 +43,10 @@ def test_nan_targets(kind):
 
 def test_codebook_head_on_continuous_tokens():
     config = small(head=HeadConfig(kind='cross-entropy'))
-    with pytest.raises(ValueError, match='codebook'): fitted(config, PixelTokenizer(8), 32, 3)
+    with pytest.raises(ValueError, match='codebook'): resolve_config(config, PixelTokenizer(8), 32, 3)
     with pytest.raises(ValueError, match='codebook'): ImageModel(config)                       # codes unknown
     vq = load_tokenizer(pretrained('vq'))
-    model = new_model(fitted(config, vq, 32, 3), vq)
+    model = new_model(resolve_config(config, vq, 32, 3), vq)
     with pytest.raises(ValueError, match='codebook'): model.loss(torch.randn(B, 64, vq.codebook.shape[1]), torch.tensor([0, 1]), generator=torch.Generator())
 
 def test_nan_latents_are_refused_when_pictures_are_encoded(monkeypatch, tmp_path):
@@ -95,7 +98,7 @@ def test_resuming_with_another_architecture(model, tmp_path, monkeypatch):
     data = encode_data(tokenizer, load_shapes(n=20), flip=False, quiet=True)
     def run(**changes):
         torch.manual_seed(0)
-        config = RunConfig(model=fitted(small(**changes), tokenizer, 32, 10), train=TrainConfig(steps=2, batch_size=4, save_every=1))
+        config = RunConfig(model=resolve_config(small(**changes), tokenizer, 32, 10), train=TrainConfig(steps=2, batch_size=4, save_every=1))
         last = tmp_path/'run'/'checkpoints'/'step-00000002'
         return fit(ImageModel(config.model), data, config, tmp_path/'run', tokenizer=tokenizer, classes=tuple('abcdefghij'), resume_from=last if last.exists() else None)
     run()
@@ -104,7 +107,7 @@ def test_resuming_with_another_architecture(model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('tokenizer, size', [(PixelTokenizer(8), 30), (KLTokenizer(VAE(VAEConfig(width=8, mults=(1, 2), latent_channels=2, embed_dim=2)), 1.0, patch=2), 34)])
 def test_image_size_that_the_stride_does_not_divide(tokenizer, size):
-    with pytest.raises(ValueError, match=f'img_size={size} is not a multiple'): fitted(small(), tokenizer, size, 3)
+    with pytest.raises(ValueError, match=f'img_size={size} is not a multiple'): resolve_config(small(), tokenizer, size, 3)
 
 @pytest.mark.parametrize('field, value', [('backbone', 'gpt'), ('order', 'spiral'), ('label_drop', 1.5), ('min_mask_ratio', -0.1), ('ar_steps', 17), ('ar_steps', 0), ('heads', 5), ('heads', 0), ('n_tokens', 15), ('width', 0)])
 def test_model_settings_that_cannot_be(field, value):

@@ -1,11 +1,15 @@
 "What may go wrong between a folder of pictures and a batch, and what must happen then"
-import os, pickle, stat, sys, tarfile, types, warnings
+import json, os, pickle, stat, sys, tarfile, types, warnings
 from pathlib import Path
 import numpy as np, pytest
+import marlearn
 from PIL import EpsImagePlugin, Image
-from marlearn import data
-from marlearn.data import (CIFAR10, SHAPES, ImageData, cache_dir, centre_crop, find_cifar10, join_data, load_data, load_path, load_shapes,
-                           new_folder, read_cache, write_cache)
+from marlearn.data import centre_crop, ImageData, join_data, load_shapes, SHAPES
+from marlearn.engine import pictures as engine
+from marlearn.engine.pictures import (
+    cached_shapes, CIFAR10, class_of_each, find_cifar10, load_data, load_path, PICTURE_ENDINGS, PICTURE_FORMATS,
+    read_cache, write_cache)
+from marlearn.files import atomic_folder, cache_dir, read_json, write_json
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
@@ -13,14 +17,15 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path/'cache'))
     monkeypatch.setenv('MARLEARN_OFFLINE', '1')
     monkeypatch.delenv('MARLEARN_DATA', raising=False)
-    monkeypatch.setattr(data, '__file__', str(tmp_path/'repository'/'marlearn'/'data.py'))
+    monkeypatch.setattr(marlearn, '__file__', str(tmp_path/'repository'/'marlearn'/'__init__.py'))
 
 def make(root, pictures, size=(8, 8)):
     "Pictures of one grey each: {name: grey}; a text in place of a grey is written as it is"
     for name, grey in pictures.items():
         path = root/name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(grey, int): Image.new('RGB', size, (grey,)*3).save(path)
+        kind = {'.pgm': 'PPM', '.dib': 'DIB'}.get(path.suffix.lower())
+        if isinstance(grey, int): Image.new('RGB', size, (grey,)*3).save(path, kind)
         else: path.write_bytes(grey)
     return root
 
@@ -41,15 +46,27 @@ def cached_folder(): return next(f for f in cache_dir().iterdir() if f.is_dir())
 # --- folders and tars ---
 
 LAYOUTS = {
-    'classes in the root': ({'red fox/a.png': 1, 'red fox/b.png': 2, 'owl/a.png': 3}, {'red fox': [1, 2], 'owl': [3]}, None),
-    'splits, then classes': ({'train/a/x.png': 1, 'val/a/x.png': 2, 'val/b/x.png': 3}, {'a': [1], 'b': []}, {'a': [2], 'b': [3]}),
-    'a class of one split only': ({'train/b/x.png': 1, 'train/a/x.png': 2, 'Test/b/x.png': 3}, {'a': [2], 'b': [1]}, {'a': [], 'b': [3]}),
-    'a class called train': ({'train/bus/x.png': 1, 'train/train/x.png': 2, 'test/train/x.png': 3}, {'bus': [1], 'train': [2]}, {'bus': [], 'train': [3]}),
-    'train beside other classes': ({'bus/x.png': 1, 'car/x.png': 2, 'train/x.png': 3}, {'bus': [1], 'car': [2], 'train': [3]}, None),
-    'classes, then splits': ({'a/train/x.png': 1, 'a/test/x.png': 2, 'b/train/x.png': 3}, {'a': [1], 'b': [3]}, {'a': [2], 'b': []}),
+    'classes in the root': ({'red fox/a.png': 1, 'red fox/b.png': 2, 'owl/a.png': 3}, {'red fox': [1, 2], 'owl': [3]},
+                            None),
+    'splits, then classes': ({'train/a/x.png': 1, 'val/a/x.png': 2, 'val/b/x.png': 3}, {'a': [1], 'b': []},
+                             {'a': [2], 'b': [3]}),
+    'a class of one split only': ({'train/b/x.png': 1, 'train/a/x.png': 2, 'Test/b/x.png': 3}, {'a': [2], 'b': [1]},
+                                  {'a': [], 'b': [3]}),
+    'a class called train': ({'train/bus/x.png': 1, 'train/train/x.png': 2, 'test/train/x.png': 3},
+                             {'bus': [1], 'train': [2]}, {'bus': [], 'train': [3]}),
+    'train beside other classes': ({'bus/x.png': 1, 'car/x.png': 2, 'train/x.png': 3},
+                                   {'bus': [1], 'car': [2], 'train': [3]}, None),
+    'classes, then splits': ({'a/train/x.png': 1, 'a/test/x.png': 2, 'b/train/x.png': 3}, {'a': [1], 'b': [3]},
+                             {'a': [2], 'b': []}),
     'no class folders': ({'x.png': 1, 'y.PNG': 2}, {'set': [1, 2]}, None),
-    'pictures beside class folders': ({'x.png': 1, 'a/x.png': 2}, {'a': [2], 'set': [1]}, None),
-    'hidden and other files': ({'a/x.png': 1, '.trash/x.png': 2, 'a/.y.png': 3, 'a/._x.png': b'junk', 'a/notes.txt': b'text'}, {'a': [1]}, None),
+    'a folder in each class': ({'train/n1/images/x.png': 1, 'train/n2/images/x.png': 2, 'val/n2/images/x.png': 3},
+                               {'n1': [1], 'n2': [2]}, {'n1': [], 'n2': [3]}),
+    'classes of classes with the same names': ({'birds/crane/x.png': 1, 'machines/crane/x.png': 2},
+                                               {'birds': [1], 'machines': [2]}, None),
+    'many endings': ({f'a/{i}{e}': i for i, e in enumerate('.jfif .JPE .png .apng .TIF .bmp .dib .pgm'.split())},
+                     {'a': list(range(8))}, None),
+    'hidden and other files': ({'a/x.png': 1, '.trash/x.png': 2, 'a/.y.png': 3, 'a/._x.png': b'junk',
+                                'a/notes.txt': b'text'}, {'a': [1]}, None),
 }
 
 @pytest.mark.parametrize('name', LAYOUTS)
@@ -71,12 +88,67 @@ def test_same_pictures_from_folder_and_tar(tmp_path):
     with tarfile.open(tmp_path/'set.tar.gz', 'w:gz') as tar:            # packed backwards
         for f in sorted(root.rglob('*.png'), reverse=True): tar.add(f, f.relative_to(tmp_path))
     a, b = load(root), load(tmp_path/'set.tar.gz')
-    assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels) and a.classes == b.classes == ('a', 'b', 'c')
+    assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)
+    assert a.classes == b.classes == ('a', 'b', 'c')
 
 def test_linked_class_folder_counts(tmp_path):
     make(tmp_path, {'elsewhere/x.png': 7, 'set/a/x.png': 1})
     (tmp_path/'set'/'b').symlink_to(tmp_path/'elsewhere')
     assert greys(load(tmp_path/'set')) == {'a': [1], 'b': [7]}
+
+def test_hard_links_in_a_tar_count(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1, 'b/y.png': 2})
+    for new in ('b/hard.png', 'c/z.png'):
+        (root/new).parent.mkdir(exist_ok=True)
+        os.link(root/'a'/'x.png', root/new)
+    (root/'b'/'soft.png').symlink_to('../a/x.png')
+    for path in (root, pack(root, tmp_path/'set.tar'), pack(root, tmp_path/'set.tar.gz', 'w:gz')):
+        assert greys(load(path)) == {'a': [1], 'b': [1, 1, 2], 'c': [1]}
+
+def test_each_real_folder_counts_once(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1, 'b/y.png': 2})
+    (root/'a'/'up').symlink_to('..')
+    (root/'a'/'b again').symlink_to('../b')
+    with pytest.warns(UserWarning, match='a/up leads back to .*set: its pictures are counted once'):
+        pictures = load(root)
+    assert greys(pictures) == {'a': [1], 'b': [2]}
+
+KAGGLE = {'CLS/train/n1/x.png': 1, 'CLS/train/n2/x.png': 2, 'CLS/val/x.png': 3, 'CLS/test/x.png': 4}
+TINY = {'train/n1/images/x.png': 1, 'train/n2/images/x.png': 2, 'val/images/x.png': 3, 'test/images/x.png': 4}
+
+@pytest.mark.parametrize('files', [KAGGLE, TINY, {'n1/x.png': 1, 'n2/x.png': 2, 'y.png': 3, 'z.png': 4}],
+                         ids=['Kaggle', 'tiny-imagenet', 'beside classes'])
+def test_pictures_without_a_class_are_left_out_and_counted(tmp_path, files):
+    root = make(tmp_path/'set', files)
+    for path in (root, pack(root, tmp_path/'set.tar')):
+        with pytest.warns(UserWarning, match='left out 2 of 4 pictures, in no class folder'):
+            assert greys(load(path)) == {'n1': [1], 'n2': [2]}
+        with pytest.warns(UserWarning, match='its training pictures serve instead'):
+            assert greys(load(path, 'test')) == {'n1': [1], 'n2': [2]}
+
+@pytest.mark.parametrize('names,readings', [(['animals/cat/x.png', 'animals/dog/x.png', 'cars/van/x.png'],
+                                             'animals, cars, or else cat, dog, van'),
+                                            (['train/a/x.png', 'train/a/more/y.png', 'train/b/x.png'],
+                                             'a, b, or else a, b, more'),
+                                            (['birds/train/crane/x.png', 'machines/train/crane/x.png'],
+                                             'several train folders, in birds, machines')])
+def test_a_tree_with_two_readings_is_refused(tmp_path, names, readings):
+    with pytest.raises(ValueError, match=f'set: .*{readings}'): load(make(tmp_path/'set', dict.fromkeys(names, 1)))
+
+def test_class_of_each_knows_nested_splits():
+    classes = class_of_each(['a/train/0.png', 'a/test/1.png'], 'root')
+    one = class_of_each(['train/0', 'test/1'], 'root')
+    assert classes == {'a/train/0.png': ('train', 'a'), 'a/test/1.png': ('test', 'a')}
+    assert one == {'train/0': ('train', 'root'), 'test/1': ('test', 'root')}
+    assert class_of_each([], 'root') == {}
+
+def test_formats_that_are_not_read_are_counted(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1, 'a/y.heic': b'', 'b/z.heic': b'', 'b/z.svg': b'', 'notes.txt': b''})
+    with pytest.warns(UserWarning, match='formats that are not read: 2 .heic, 1 .svg; nothing else is in b$'):
+        assert greys(load(root)) == {'a': [1]}
+
+def test_endings_are_all_that_pillow_knows_of_these_formats():
+    assert PICTURE_ENDINGS >= {e for e, kind in Image.registered_extensions().items() if kind in PICTURE_FORMATS}
 
 def test_current_folder_has_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path/'set', {'x.png': 1}))
@@ -90,28 +162,36 @@ def test_missing_test_split_is_said_each_time(tmp_path, again):
     with pytest.warns(UserWarning, match='no test or val folder'): assert greys(load(root, 'test')) == {'a': [1]}
 
 def test_missing_train_split(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no pictures for the split 'train'"): load(make(tmp_path/'set', {'test/a/x.png': 1}))
+    with pytest.raises(FileNotFoundError, match="no pictures for the split 'train'"):
+        load(make(tmp_path/'set', {'test/a/x.png': 1}))
 
 def test_unknown_split(tmp_path):
     root = make(tmp_path/'set', {'a/x.png': 1})
-    for call in (lambda: load(root, 'val'), lambda: load_shapes('val', n=4)):
+    for call in (lambda: load(root, 'val'), lambda: load_shapes('val', n=4), lambda: cached_shapes('val', n=4)):
         with pytest.raises(ValueError, match="'val' must be"): call()
 
 # --- what cannot be read ---
 
 def no_pictures(tmp_path, kind):
     if kind == 'missing': return tmp_path/'nowhere'
-    if kind == 'empty folder': (tmp_path/'set').mkdir(); return tmp_path/'set'
+    if kind == 'empty folder':
+        (tmp_path/'set').mkdir()
+        return tmp_path/'set'
     if kind == 'only texts': return make(tmp_path/'set', {'a/x.txt': b'text'})
-    if kind == 'tar of folders': (tmp_path/'set'/'a').mkdir(parents=True); return pack(tmp_path/'set', tmp_path/'set.tar')
+    if kind == 'tar of folders':
+        (tmp_path/'set'/'a').mkdir(parents=True)
+        return pack(tmp_path/'set', tmp_path/'set.tar')
     if kind == 'not a tar': return make(tmp_path, {'set.tar': b'PK\3\4 and so on'})/'set.tar'
     if kind == 'empty file': return make(tmp_path, {'set.tar': b''})/'set.tar'
 
-@pytest.mark.parametrize('kind,error,text', [('missing', FileNotFoundError, 'there is no .*nowhere'), ('empty folder', FileNotFoundError, 'set holds no pictures'),
-                                             ('only texts', FileNotFoundError, 'set holds no pictures'), ('tar of folders', FileNotFoundError, 'set.tar holds no pictures'),
-                                             ('not a tar', ValueError, 'set.tar could not be read'), ('empty file', ValueError, 'set.tar could not be read')])
+@pytest.mark.parametrize('kind,error,text', [('missing', FileNotFoundError, 'there is no .*nowhere'),
+                                             ('empty folder', FileNotFoundError, 'set holds no pictures'),
+                                             ('only texts', FileNotFoundError, 'set holds no pictures'),
+                                             ('tar of folders', FileNotFoundError, 'set.tar holds no pictures'),
+                                             ('not a tar', ValueError, 'set.tar could not be read'),
+                                             ('empty file', ValueError, 'set.tar could not be read')])
 def test_a_named_path_never_falls_back(tmp_path, monkeypatch, kind, error, text):
-    monkeypatch.setattr(data, 'load_shapes', lambda *args: pytest.fail('fell back to shapes'))
+    monkeypatch.setattr(engine, 'cached_shapes', lambda *args: pytest.fail('fell back to shapes'))
     with pytest.raises(error, match=text): load_data(str(no_pictures(tmp_path, kind)))
     assert not cache_dir().exists() or not list(cache_dir().iterdir())
 
@@ -148,7 +228,8 @@ def test_broken_pictures_are_skipped_counted_and_named(tmp_path):
         assert greys(pictures) == {'a': [0, 10, 20], 'b': [11, 21], 'c': [2, 12]}
 
 def test_only_broken_pictures(tmp_path):
-    with pytest.raises(ValueError, match='none of the 2 pictures'): load(make(tmp_path/'set', {'a/x.png': b'?', 'a/y.jpg': b'?'}))
+    with pytest.raises(ValueError, match='none of the 2 pictures'):
+        load(make(tmp_path/'set', {'a/x.png': b'?', 'a/y.jpg': b'?'}))
 
 def test_no_other_program_is_run_for_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *args, **kw: pytest.fail('Ghostscript was called'))
@@ -157,8 +238,10 @@ def test_no_other_program_is_run_for_a_picture(tmp_path, monkeypatch):
 
 # --- pixels ---
 
-@pytest.mark.parametrize('mode,suffix,want', [('L', 'png', (100, 100, 100)), ('1', 'png', (255, 255, 255)), ('P', 'png', (200, 100, 50)), ('RGBA', 'png', (200, 100, 50)),
-                                              ('CMYK', 'jpg', (200, 100, 50)), ('I;16', 'png', (100, 100, 100)), ('I;16', 'tif', (100, 100, 100))])
+@pytest.mark.parametrize('mode,suffix,want', [('L', 'png', (100, 100, 100)), ('1', 'png', (255, 255, 255)),
+                                              ('P', 'png', (200, 100, 50)), ('RGBA', 'png', (200, 100, 50)),
+                                              ('CMYK', 'jpg', (200, 100, 50)), ('I;16', 'png', (100, 100, 100)),
+                                              ('I;16', 'tif', (100, 100, 100))])
 def test_modes(tmp_path, mode, suffix, want):
     if mode == 'L': picture = Image.new('L', (9, 8), 100)
     elif mode == 'I;16': picture = Image.fromarray(np.full((8, 9), 100*256 + 17, np.uint16))
@@ -169,6 +252,44 @@ def test_modes(tmp_path, mode, suffix, want):
     picture.save(tmp_path/'set'/f'x.{suffix}')
     got = np.asarray(load(tmp_path/'set').images[0], int)
     assert got.shape == (3, 8, 8) and np.abs(got - np.array(want)[:, None, None]).max() <= 4
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_pictures_are_turned_as_their_notes_say(tmp_path, orientation):
+    "A picture that is dark at the top, as a camera that was held otherwise stores it"
+    upright = np.repeat(np.array([[0]*4 + [255]*4], np.uint8).T, 8, 1)
+    lying = upright.T
+    stored = [upright, upright, upright[::-1], upright[::-1], lying, lying, lying[:, ::-1], lying[:, ::-1]]
+    stored = stored[orientation - 1]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path/'set').mkdir()
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path/'set'/'x.png', exif=exif)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        got = load(tmp_path/'set').images[0, 0]
+    assert np.array_equal(got, upright)
+    notes = [str(w.message).split(' pictures in ')[0] for w in heard if ': turned' in str(w.message)]
+    assert notes == ['1 of 1']*(orientation > 1) and len(heard) == len(notes)
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P'])
+def test_transparent_is_white(tmp_path, mode):
+    logo = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
+    logo.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    (tmp_path/'set').mkdir()
+    if mode == 'P':                                                     # one colour of the palette is transparent
+        picture = Image.fromarray(np.repeat(np.array([[0]*4 + [1]*4], np.uint8), 8, 0)).convert('P')
+        picture.putpalette([0, 0, 0]*256)
+        picture.save(tmp_path/'set'/'x.png', transparency=1)
+    else: logo.convert(mode).save(tmp_path/'set'/'x.png')
+    with pytest.warns(UserWarning, match='1 of 1 pictures in .*: laid on white'):
+        got = load(tmp_path/'set').images[0, 0]
+    assert got[:, :4].max() == 0 and got[:, 4:].min() == 255
+
+def test_sixteen_bits_that_use_twelve_are_said(tmp_path):
+    (tmp_path/'set').mkdir()
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path/'set'/'x.png')
+    with pytest.warns(UserWarning, match='1 of 1 pictures in .*: nearly black: 16 bits a pixel, of which'):
+        load(tmp_path/'set')
 
 def adm_crop(picture, size):
     "`center_crop_arr` of openai/guided-diffusion, as it was published"
@@ -185,14 +306,16 @@ def test_crop_is_that_of_adm(size):
     assert np.array_equal(centre_crop(picture, 16), adm_crop(picture, 16))
 
 def small(n=6):
-    return ImageData(np.arange(n*3*2*2, dtype=np.uint8).reshape(n, 3, 2, 2), np.arange(n) % 2, ('a', 'b'), 'small', 'here')
+    images = np.arange(n*3*2*2, dtype=np.uint8).reshape(n, 3, 2, 2)
+    return ImageData(images, np.arange(n) % 2, ('a', 'b'), 'small', 'here')
 
 def test_batch():
     d = small()
     images, labels = d.batch([5, 0, 1], flip=[False, True, False])
     raw = (images + 1)*127.5
     assert images.min() == -1 and labels.tolist() == [1, 0, 1]
-    assert np.allclose(raw[0], d.images[5], atol=1e-4) and np.allclose(raw[1], d.images[0][..., ::-1], atol=1e-4) and np.allclose(raw[2], d.images[1], atol=1e-4)
+    wanted = np.stack([d.images[5], d.images[0][..., ::-1], d.images[1]])
+    assert np.allclose(raw, wanted, atol=1e-4)
     assert ImageData(np.full((1, 3, 2, 2), 255, np.uint8), np.zeros(1, int), ('a',), '', '').batch([0])[0].min() == 1
 
 @pytest.mark.parametrize('index,culprit', [([-1, 3], -1), ([0, 6], 6)])
@@ -203,34 +326,43 @@ def test_join():
     both = join_data(small(), small(4))
     assert len(both) == 10 and both.labels.max() == 3 and both.classes == ('small/a', 'small/b', 'small/a', 'small/b')
     assert np.array_equal(both.images[6:], small(4).images) and both.labels[6:].tolist() == [2, 3, 2, 3]
-    with pytest.raises(ValueError, match='sizes differ'): join_data(small(), ImageData(np.zeros((1, 3, 4, 4), np.uint8), np.zeros(1, int), ('a',), '', ''))
+    with pytest.raises(ValueError, match='sizes differ'):
+        join_data(small(), ImageData(np.zeros((1, 3, 4, 4), np.uint8), np.zeros(1, int), ('a',), '', ''))
 
-def test_shapes(tmp_path, monkeypatch):
+def test_shapes():
     a, other, test = load_shapes(n=20, img_size=16), load_shapes(n=20, img_size=16, seed=1), load_shapes('test', 16, 20)
-    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path/'second'))
-    b = load_shapes(n=20, img_size=16)
     assert a.classes == SHAPES and np.bincount(a.labels).tolist() == [2]*10
-    assert np.array_equal(a.images, b.images)
+    assert np.array_equal(a.images, load_shapes(n=20, img_size=16).images)
     assert not any(np.array_equal(p, q) for p in a.images for q in [*other.images, *test.images])
+    assert not cache_dir().exists()                                     # drawn into memory
+
+def test_cached_shapes_are_those_of_load_shapes():
+    drawn = load_shapes('test', img_size=8, n=1100, seed=2)
+    for attempt in range(2):                                            # drawn, then from the cache
+        kept = cached_shapes('test', img_size=8, n=1100, seed=2)
+        assert np.array_equal(kept.images, drawn.images) and np.array_equal(kept.labels, drawn.labels)
+        assert (kept.classes, kept.name, kept.source) == (drawn.classes, drawn.name, drawn.source)
+    assert [f.name for f in cache_dir().iterdir()] == ['shapes-test-8-1100-2-2']
 
 # --- the cache ---
 
 def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     (tmp_path/'file').write_text('in the way')
     monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path/'file'))
-    for call in (lambda: load(make(tmp_path/'set', {'a/x.png': 1})), lambda: load_shapes(n=2)):
+    for call in (lambda: load(make(tmp_path/'set', {'a/x.png': 1})), lambda: cached_shapes(n=2)):
         with pytest.raises(OSError, match='set MARLEARN_CACHE'): call()
 
 def test_full_disk_names_the_variable(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.shutil, 'disk_usage', lambda path: types.SimpleNamespace(free=100))
+    monkeypatch.setattr(engine.shutil, 'disk_usage', lambda path: types.SimpleNamespace(free=100))
     with pytest.raises(OSError, match='more than is free.*MARLEARN_CACHE'): load(make(tmp_path/'set', {'a/x.png': 1}))
 
 def test_intact_cache_needs_no_writing(tmp_path, monkeypatch):
     root = make(tmp_path/'set', {'a/x.png': 1})
-    load(root); load_shapes(n=2)
+    load(root)
+    cached_shapes(n=2)
     def refuse(*args, **kw): raise PermissionError('read-only')
     for name in ('mkdir', 'replace', 'rename'): monkeypatch.setattr(os, name, refuse)
-    assert len(load(root)) == 1 and len(load_shapes(n=2)) == 2
+    assert len(load(root)) == 1 and len(cached_shapes(n=2)) == 2
 
 def flip_byte(name):
     def damage(folder):
@@ -239,10 +371,13 @@ def flip_byte(name):
         (folder/name).write_bytes(content)
     return damage
 
-DAMAGES = {'a byte of the pictures': flip_byte('images.npy'), 'a byte of the labels': flip_byte('labels.npy'), 'a byte of meta.json': flip_byte('meta.json'),
-           'a file is gone': lambda f: (f/'labels.npy').unlink(), 'pictures cut short': lambda f: os.truncate(f/'images.npy', 100),
+DAMAGES = {'a byte of the pictures': flip_byte('images.npy'), 'a byte of the labels': flip_byte('labels.npy'),
+           'a byte of meta.json': flip_byte('meta.json'),
+           'a file is gone': lambda f: (f/'labels.npy').unlink(),
+           'pictures cut short': lambda f: os.truncate(f/'images.npy', 100),
            **{f'{name} holds {text!r}': lambda f, name=name, text=text: (f/name).write_text(text)
-              for name in ('meta.json', 'checksums.json') for text in ('', '{', '[1]', '3', '"x"', '{}', '{"images.npy": 1}')}}
+              for name in ('meta.json', 'checksums.json')
+              for text in ('', '{', '[1]', '3', '"x"', '{}', '{"images.npy": 1}')}}
 
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_damaged_cache_is_reported_and_made_again(tmp_path, damage):
@@ -268,14 +403,31 @@ def test_failure_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt): write_cache(cache_dir()/'x', (2, 3, 2, 2), pictures(), {})
     assert list(cache_dir().iterdir()) == [] and read_cache(cache_dir()/'x') is None
 
-def test_new_folder_replaces_or_keeps(tmp_path):
+def test_atomic_folder_replaces_or_keeps(tmp_path):
     for keep, want in ((False, 'second'), (True, 'first')):
         folder = tmp_path/str(keep)
-        with new_folder(folder, keep) as new:
+        with atomic_folder(folder, keep) as new:
             (new/'text').write_text('second')
-            with new_folder(folder) as faster: (faster/'text').write_text('first')
+            with atomic_folder(folder) as faster: (faster/'text').write_text('first')
         assert (folder/'text').read_text() == want and [f.name for f in folder.iterdir()] == ['text']
     assert sorted(f.name for f in tmp_path.iterdir() if 'unfinished' in f.name) == []
+
+@pytest.mark.parametrize('before,after', [('[0, 1]', '[0, 2]'), ('"a"', '"b"'), ('}', ''), ('"labels"', '"label"')])
+def test_json_notices_what_changed(tmp_path, before, after):
+    record = {'labels': [0, 1], 'classes': ['a']}
+    write_json(tmp_path/'x.json', record)
+    assert read_json(tmp_path/'x.json') == record and [f.name for f in tmp_path.iterdir()] == ['x.json']
+    text = (tmp_path/'x.json').read_text()
+    (tmp_path/'x.json').write_text(json.dumps(json.loads(text), indent=1))      # other spaces and lines are no change
+    assert read_json(tmp_path/'x.json') == record
+    (tmp_path/'x.json').write_text(text.replace(before, after))
+    with pytest.raises(ValueError, match='x.json (is not as written|cannot be read)'): read_json(tmp_path/'x.json')
+
+def test_no_home_names_the_variable(monkeypatch):
+    for name in ('MARLEARN_CACHE', 'XDG_CACHE_HOME'): monkeypatch.delenv(name, raising=False)
+    def no_home(): raise RuntimeError('Could not determine home directory.')
+    monkeypatch.setattr(Path, 'home', no_home)
+    with pytest.raises(OSError, match='set MARLEARN_CACHE'): cache_dir()
 
 @pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
 def test_others_may_read_the_cache(tmp_path):
@@ -295,14 +447,16 @@ def test_other_files_do_not_renew_the_cache(tmp_path, monkeypatch):
     root = make(tmp_path/'set', {'a/x.png': 1})
     load(root)
     make(root, {'results.txt': b'new', '.hidden.png': 3})
-    monkeypatch.setattr(data, 'write_cache', lambda *args: pytest.fail('decoded again'))
+    monkeypatch.setattr(engine, 'write_cache', lambda *args: pytest.fail('decoded again'))
     load(root)
 
 def test_a_folder_is_listed_once_when_cached(tmp_path, monkeypatch):
-    root, members, calls = make(tmp_path/'set', {'a/x.png': 1}), data._members, []
-    monkeypatch.setattr(data, '_members', lambda path: calls.append(path) or members(path))
-    load(root); assert len(calls) == 2                                  # to name the cache, to decode
-    load(root); assert len(calls) == 3
+    root, members, calls = make(tmp_path/'set', {'a/x.png': 1}), engine.list_members, []
+    monkeypatch.setattr(engine, 'list_members', lambda path: calls.append(path) or members(path))
+    load(root)
+    assert len(calls) == 2                                              # to name the cache, to decode
+    load(root)
+    assert len(calls) == 3
 
 def test_a_cached_tar_is_not_opened(tmp_path, monkeypatch):
     path = pack(make(tmp_path/'set', {'a/x.png': 1}), tmp_path/'set.tar')
@@ -314,17 +468,20 @@ def test_a_cached_tar_is_not_opened(tmp_path, monkeypatch):
 
 def batch(first, module=None):
     "A small batch as python pickle, with numpy's module called as in 2009 or as today"
-    content = pickle.dumps({b'data': np.arange(first, first + 3, dtype=np.uint8).repeat(3072).reshape(3, 3072), b'labels': [first % 10, 1, 2]}, protocol=2)
+    rows = np.arange(first, first + 3, dtype=np.uint8).repeat(3072).reshape(3, 3072)
+    content = pickle.dumps({b'data': rows, b'labels': [first % 10, 1, 2]}, protocol=2)
     return content.replace(b'numpy._core', b'numpy.core') if module == 'numpy.core' else content
 
 @pytest.mark.parametrize('kind', ['numpy.core', 'numpy._core', 'bin', 'tar'])
 def test_original_batches(tmp_path, kind):
-    files = {f'data_batch_{i}': batch(10*i, kind) for i in (5, 1)} | {'test_batch': batch(90, kind), 'batches.meta': b'junk', 'readme.html': b'text'}
+    files = {f'data_batch_{i}': batch(10*i, kind) for i in (5, 1)}
+    files |= {'test_batch': batch(90, kind), 'batches.meta': b'junk', 'readme.html': b'text'}
     if kind == 'bin':
         row = lambda v, label: bytes([label]) + bytes([v])*3072
-        files = {f'{n}.bin': b''.join(row(v + j, (v % 10, 1, 2)[j]) for j in range(3)) for n, v in (('data_batch_1', 10), ('data_batch_5', 50), ('test_batch', 90))}
+        firsts = {'data_batch_1': 10, 'data_batch_5': 50, 'test_batch': 90}
+        files = {f'{n}.bin': row(v, v % 10) + row(v + 1, 1) + row(v + 2, 2) for n, v in firsts.items()}
     path = make(tmp_path/'cifar-10-batches-py', files)
-    if kind == 'tar':                                                   # members in the wrong order, as in the official archive
+    if kind == 'tar':                                                   # members in the wrong order, as officially
         with tarfile.open(tmp_path/'c.tar.gz', 'w:gz') as tar:
             for f in sorted(path.iterdir(), reverse=True): tar.add(f, f'c/{f.name}')
         path = tmp_path/'c.tar.gz'
@@ -338,13 +495,17 @@ class Hostile:
 
 @pytest.mark.parametrize('content', ['hostile', 'cut', 'junk', 'no dict'])
 def test_batches_that_are_none(tmp_path, content):
-    content = {'hostile': pickle.dumps(Hostile(tmp_path/'hacked')), 'cut': batch(0)[:500], 'junk': b'junk', 'no dict': pickle.dumps([1, 2])}[content]
-    with pytest.raises(ValueError, match='data_batch_1 in .* is not a batch of CIFAR-10'): load_path(make(tmp_path/'set', {'data_batch_1': content}))
+    kinds = {'hostile': pickle.dumps(Hostile(tmp_path/'hacked')), 'cut': batch(0)[:500], 'junk': b'junk',
+             'no dict': pickle.dumps([1, 2])}
+    root = make(tmp_path/'set', {'data_batch_1': kinds[content]})
+    with pytest.raises(ValueError, match='data_batch_1 in .* is not a batch of CIFAR-10'):
+        load_path(root)
     assert not (tmp_path/'hacked').exists()
     assert not list(cache_dir().iterdir())
 
 def test_missing_test_batch(tmp_path):
-    with pytest.raises(FileNotFoundError, match="split 'test'"): load_path(make(tmp_path/'set', {'data_batch_1': batch(0)}), 'test')
+    with pytest.raises(FileNotFoundError, match="split 'test'"):
+        load_path(make(tmp_path/'set', {'data_batch_1': batch(0)}), 'test')
 
 # --- one way in ---
 
@@ -358,13 +519,13 @@ def test_search_order(tmp_path, monkeypatch):
     assert find_cifar10() is None
 
 def test_fallback_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(data, 'load_shapes', lambda split, img_size: (split, img_size))
+    monkeypatch.setattr(engine, 'cached_shapes', lambda split, img_size: (split, img_size))
     assert load_data(split='test', img_size=16) == ('test', 16)
     assert 'MARLEARN_DATA=PATH' in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match='^CIFAR-10 was not found. To provide'): load_data('cifar10')
 
 def test_variable_that_points_nowhere(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(data, 'load_shapes', lambda split, img_size: 'shapes')
+    monkeypatch.setattr(engine, 'cached_shapes', lambda split, img_size: 'shapes')
     monkeypatch.setenv('MARLEARN_DATA', str(tmp_path/'nowhere'))
     with pytest.warns(UserWarning, match='nowhere, which does not exist'): assert load_data() == 'shapes'
     assert 'was not found' in capsys.readouterr().err

@@ -4,17 +4,21 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 from marlearn.data import load_shapes
-from marlearn.latents import write_latents
-from marlearn.tokenizers import load_tokenizer, pretrained
-from marlearn.train import latest_checkpoint, load_checkpoint, read_log
+from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
+from marlearn.engine.run import fit, read_log, RunConfig
+from marlearn.engine.latents import write_latents
+from marlearn.files import pretrained
+from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 
-LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made once, below: encoding would take longer than training
+LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made once, below: encoding takes its time
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
-RUN = ['train', '--preset', 'tiny', '--data', LATENTS, '--train.precision', 'fp32', '--train.sample-every', '0', '--train.log-every', '1']
+RUN = ['train', '--preset', 'tiny', '--data', LATENTS, '--train.precision', 'fp32', '--train.sample-every', '0',
+       '--train.log-every', '1']
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node']
 
 def command(processes, *args, restarts=0):
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '--max-restarts', str(restarts)] if processes > 1 else []
-    return [sys.executable, *launcher, '-m', 'marlearn', *map(str, args)]
+    torchrun = [*TORCHRUN, str(processes), '--max-restarts', str(restarts)]
+    return [*(torchrun if processes > 1 else [sys.executable]), '-m', 'marlearn', *map(str, args)]
 
 def run(processes, *args, code=0, **kw):
     done = subprocess.run(command(processes, *args, **kw), capture_output=True, text=True, env=ENV, timeout=300)
@@ -25,7 +29,24 @@ def start(log, *args, **kw):
     "Begin, and go on; what is said goes to a file, since a full pipe would stop the run"
     return subprocess.Popen(command(*args, **kw), env=ENV, stdout=open(log, 'w'), stderr=subprocess.STDOUT)
 
-def weights(folder, ema=False): return torch.cat([p.detach().flatten() for p in load_checkpoint(latest_checkpoint(folder), ema=ema).model.parameters()])
+def wait_until(there, process):
+    "Look again and again, as long as the process is at work"
+    while not there():
+        assert process.poll() is None
+        time.sleep(.02)
+
+def end(process):
+    process.kill()
+    process.wait()
+
+def workers_of(launcher):
+    "The processes that `torchrun` started"
+    children = Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split()
+    return [int(pid) for pid in children if 'marlearn' in Path(f'/proc/{pid}/cmdline').read_text()]
+
+def weights(folder, ema=False):
+    model = load_checkpoint(latest_checkpoint(folder), ema=ema).model
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 @pytest.fixture(scope='module', autouse=True)
 def latents():
@@ -33,8 +54,10 @@ def latents():
     for i in range(100):
         x, y = shapes.batch([i])
         (home/'pictures'/shapes.classes[y]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(((x[0] + 1)*127.5).round().byte().permute(1, 2, 0).numpy()).save(home/'pictures'/shapes.classes[y]/f'{i:02d}.png')
-    write_latents(LATENTS, home/'pictures', load_tokenizer(pretrained('tokenizer')), img_size=32, shard_size=30, quiet=True)
+        pixels = ((x[0] + 1)*127.5).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(home/'pictures'/shapes.classes[y]/f'{i:02d}.png')
+    tokenizer = load_tokenizer(pretrained('tokenizer'))
+    write_latents(LATENTS, home/'pictures', tokenizer, img_size=32, shard_size=30, quiet=True)
     yield
     shutil.rmtree(home)
 
@@ -50,7 +73,8 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize('ema', [False, True])
 @pytest.mark.parametrize('how', ['ddp', 'fsdp'])
 def test_two_processes_are_one_that_does_both_parts(runs, how, ema):
-    torch.testing.assert_close(weights(runs/how, ema), weights(runs/'one', ema), rtol=1e-4, atol=2e-5)       # 40 steps; sums in another order
+    # 40 steps, with sums in another order
+    torch.testing.assert_close(weights(runs/how, ema), weights(runs/'one', ema), rtol=1e-4, atol=2e-5)
     a, b = (read_log(runs/f/'log.jsonl') for f in (how, 'one'))
     assert [r['step'] for r in a] == [r['step'] for r in b] == list(range(1, 41))
     assert max(abs(x['loss'] - y['loss']) for x, y in zip(a, b)) < 1e-4
@@ -58,21 +82,28 @@ def test_two_processes_are_one_that_does_both_parts(runs, how, ema):
 def test_two_machines_are_one_with_two_processes(runs, tmp_path):
     "scripts/nodes.sh, started twice"
     import socket
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
     script = str(Path(__file__).resolve().parent.parent/'scripts'/'nodes.sh')
     env = ENV | {'PORT': str(port), 'PYTHON': sys.executable}
-    machines = [subprocess.Popen(['bash', script, '127.0.0.1', '2', '1', *map(str, RUN), '--out', str(tmp_path/'run')], env=env, stdout=open(tmp_path/f'log{k}', 'w'), stderr=subprocess.STDOUT) for k in range(2)]
-    for k, m in enumerate(machines): assert m.wait(timeout=200) == 0, (tmp_path/f'log{k}').read_text()[-3000:]
+    line = ['bash', script, '127.0.0.1', '2', '1', *map(str, RUN), '--out', str(tmp_path/'run')]
+    logs = [tmp_path/f'log{k}' for k in range(2)]
+    machines = [subprocess.Popen(line, env=env, stdout=open(log, 'w'), stderr=subprocess.STDOUT) for log in logs]
+    for machine, log in zip(machines, logs):
+        assert machine.wait(timeout=200) == 0, log.read_text()[-3000:]
     assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp'))
     help = subprocess.run(['bash', script], capture_output=True, text=True)
     assert help.returncode == 2 and 'ADDRESS MACHINES GPUS_OF_EACH' in help.stdout
 
 def test_a_disk_that_fills_up_is_said_once_and_costs_nothing(runs, tmp_path):
     "Files may not grow beyond 100 KB: no checkpoint can be written"
-    line = ['bash', '-c', 'ulimit -f 100; exec "$@"', 'limited', *command(2, *RUN, '--auto-resume', '--out', tmp_path/'run')]
+    go = command(2, *RUN, '--auto-resume', '--out', tmp_path/'run')
+    line = ['bash', '-c', 'ulimit -f 100; exec "$@"', 'limited', *go]
     done = subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=200)
     said = done.stdout + done.stderr
-    assert done.returncode != 0 and said.count('the state after step 20 could not be saved') == 1 and 'make room, then go on with --resume' in said and 'marlearn/train.py' not in said, said[-3000:]
+    assert done.returncode != 0 and said.count('the state after step 20 could not be saved') == 1, said[-3000:]
+    assert 'make room, then go on with --resume' in said and 'marlearn/engine/run.py' not in said, said[-3000:]
     assert list((tmp_path/'run/checkpoints').iterdir()) == []
     run(2, *RUN, '--auto-resume', '--out', tmp_path/'run')
     assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp'))
@@ -87,23 +118,29 @@ def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path, how
     args = RUN if how == 'two' else [*RUN, '--train.batch-size', 12, *['--shard']*('pieces' in how)]
     processes, whole = 2 if how == 'two' else 3, runs/'ddp' if how == 'two' else tmp_path/'whole'
     if how != 'two': run(processes, *args, '--out', whole)
-    going = start(tmp_path/'log', processes, *args, '--train.save-every', 5, '--train.keep', 50, '--out', tmp_path/'run', restarts=2)
-    while not list(tmp_path.glob('run/checkpoints/step-0000000?')): assert going.poll() is None; time.sleep(.02)
-    workers = [int(p) for p in subprocess.run(['pgrep', '-f', f'marlearn train .*{tmp_path}/run'], capture_output=True, text=True).stdout.split()]
-    victims = [p for p in workers if p != going.pid and 'torch.distributed.run' not in Path(f'/proc/{p}/cmdline').read_text()]
-    os.kill(random.choice(victims), signal.SIGKILL)
+    saves = ['--train.save-every', 5, '--train.keep', 50]
+    going = start(tmp_path/'log', processes, *args, *saves, '--out', tmp_path/'run', restarts=2)
+    wait_until(lambda: list(tmp_path.glob('run/checkpoints/step-0000000?')), going)
+    os.kill(random.choice(workers_of(going)), signal.SIGKILL)
     assert going.wait(timeout=100) == 0, (tmp_path/'log').read_text()[-3000:]
-    for ema in (False, True): assert torch.equal(weights(tmp_path/'run', ema), weights(whole, ema))
+    for ema in (False, True):
+        assert torch.equal(weights(tmp_path/'run', ema), weights(whole, ema))
 
-@pytest.mark.parametrize('processes, more, how', [(1, ['--train.accumulate', '2'], 'to rounding only'), (1, [], 'masks, noise and dropout differ'), (2, ['--shard'], '')])
+@pytest.mark.parametrize('processes, more, how', [
+    (1, ['--train.accumulate', '2'], 'to rounding only'), (1, [], 'masks, noise and dropout differ'),
+    (2, ['--shard'], '')])
 def test_another_number_of_processes_goes_on_and_says_what_changes(runs, tmp_path, processes, more, how):
     going = start(tmp_path/'log', 2, *RUN, '--train.save-every', 10, '--out', tmp_path/'run')
-    while not (tmp_path/'run/checkpoints/step-00000010').exists(): assert going.poll() is None; time.sleep(.02)
-    going.kill(); going.wait()
-    subprocess.run(['pkill', '-9', '-f', f'marlearn train .*{tmp_path}/run'])
+    wait_until((tmp_path/'run/checkpoints/step-00000010').exists, going)
+    workers = workers_of(going)
+    end(going)
+    for pid in workers:
+        try: os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError: pass
     said = run(processes, *RUN, '--out', tmp_path/'run', '--resume', *more)
     assert how in said and ('note' in said) == bool(how)
-    if 'noise' not in how: torch.testing.assert_close(weights(tmp_path/'run'), weights(runs/'one'), rtol=1e-4, atol=2e-5)
+    if 'noise' not in how:
+        torch.testing.assert_close(weights(tmp_path/'run'), weights(runs/'one'), rtol=1e-4, atol=2e-5)
 
 def test_killed_ten_times(tmp_path):
     "One process, ten kills at random moments, each followed by the same command"
@@ -113,17 +150,19 @@ def test_killed_ten_times(tmp_path):
     for _ in range(10):
         before = len(read_log(tmp_path/'run/log.jsonl'))
         going = start(tmp_path/'log', 1, *args, '--auto-resume', '--out', tmp_path/'run')
-        while going.poll() is None and len(read_log(tmp_path/'run/log.jsonl')) <= before: time.sleep(.01)
+        while going.poll() is None and len(read_log(tmp_path/'run/log.jsonl')) <= before:
+            time.sleep(.01)
         time.sleep(chance.uniform(0, .25))
-        going.kill(); going.wait()
+        end(going)
     run(1, *args, '--auto-resume', '--out', tmp_path/'run')
-    for ema in (False, True): assert torch.equal(weights(tmp_path/'run', ema), weights(tmp_path/'whole', ema))
+    for ema in (False, True):
+        assert torch.equal(weights(tmp_path/'run', ema), weights(tmp_path/'whole', ema))
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_sigterm_saves_and_asks_for_a_requeue(tmp_path, processes):
     args = [*RUN, '--train.steps', 400, '--train.save-every', 400, '--auto-resume', '--out', tmp_path/'run']
     going = start(tmp_path/'log', processes, *args)
-    while len(read_log(tmp_path/'run/log.jsonl')) < 5: assert going.poll() is None; time.sleep(.02)
+    wait_until(lambda: len(read_log(tmp_path/'run/log.jsonl')) >= 5, going)
     going.send_signal(signal.SIGTERM)                                      # torchrun passes it on
     code, said = going.wait(timeout=60), (tmp_path/'log').read_text()
     step = read_log(tmp_path/'run/log.jsonl')[-1]['step']
@@ -132,52 +171,53 @@ def test_sigterm_saves_and_asks_for_a_requeue(tmp_path, processes):
     else: assert code != 0
 
 def test_pictures_drawn_by_three_processes_with_kills(tmp_path):
-    "Killed at random moments and by another number of processes, an evaluation ends with the numbers of an undisturbed one"
-    args = ['evaluate', '--data', LATENTS.parent/'pictures', '--num-images', 60, '--seeds', 2, '--ar-steps', 4, '--diff-steps', 20, '--batch-size', 6]
+    "Killed at random moments, and with another number of processes, an evaluation ends with the same numbers"
+    args = ['evaluate', '--data', LATENTS.parent/'pictures', '--num-images', 60, '--seeds', 2, '--ar-steps', 4,
+            '--diff-steps', 20, '--batch-size', 6]
+    def n_drawn(): return len(list(tmp_path.glob('e-pictures/*/*/*.png')))
     run(1, *args, '--out', tmp_path/'whole.json')
     chance, kills = random.Random(0), 0
     while kills < 3:
         p = start(tmp_path/'log', 3, *args, '--out', tmp_path/'e.json')
-        n = lambda: len(list(tmp_path.glob('e-pictures/*/*/*.png')))
-        enough, until = n() + chance.randint(1, 20), time.monotonic() + 120
-        while n() < enough and p.poll() is None and time.monotonic() < until: time.sleep(.01)
-        workers = Path(f'/proc/{p.pid}/task/{p.pid}/children').read_text().split() if p.poll() is None else []
-        for pid in (p.pid, *map(int, workers)):
+        enough, until = n_drawn() + chance.randint(1, 20), time.monotonic() + 120
+        while n_drawn() < enough and p.poll() is None and time.monotonic() < until:
+            time.sleep(.01)
+        for pid in (p.pid, *(workers_of(p) if p.poll() is None else [])):
             try: os.kill(pid, signal.SIGKILL)
             except ProcessLookupError: pass
         p.wait()
         kills += 1
-    assert not (tmp_path/'e.json').exists() and 3 <= n() < 120             # each start drew something, none finished
+    assert not (tmp_path/'e.json').exists() and 3 <= n_drawn() < 120       # each start drew something, none finished
     run(2, *args, '--out', tmp_path/'e.json')
-    assert json.loads((tmp_path/'e.json').read_text())['per seed'] == json.loads((tmp_path/'whole.json').read_text())['per seed']
-    assert n() == 120 and not list(tmp_path.rglob('*unfinished*'))
+    found, want = (json.loads((tmp_path/f'{name}.json').read_text())['per seed'] for name in ('e', 'whole'))
+    assert found == want and n_drawn() == 120 and not list(tmp_path.rglob('*unfinished*'))
 
 HANGS = '''
 import sys, time, torch
-from marlearn.data import load_shapes
-from marlearn.distributed import Ranks
+from marlearn.engine.processes import MultiProcess
 from marlearn.mar import ImageModel
-from marlearn.presets import preset
-from marlearn.tokenizers import PixelTokenizer
-from marlearn.train import RunConfig, TrainConfig, encode_data, fit, fitted
-ranks, tokenizer, pictures = Ranks(timeout=4), PixelTokenizer(8), load_shapes(n=40)
+from marlearn.engine.presets import preset
+from marlearn.train import encode_data, resolve_config, TrainConfig
+processes, tokenizer, pictures = MultiProcess(timeout=4), PixelTokenizer(8), load_shapes(n=40)
 class Sleepy:
     data, calls = encode_data(tokenizer, pictures, quiet=True), 0
     def __len__(self): return len(self.data)
     def batch(self, *a):
         Sleepy.calls += 1
-        if ranks.rank == 1 and Sleepy.calls == 4: time.sleep(60)
+        if processes.rank == 1 and Sleepy.calls == 4: time.sleep(60)
         return self.data.batch(*a)
-run = preset('tiny')
-model = fitted(run.model, tokenizer, 32, 10)
-fit(ImageModel(model), Sleepy(), RunConfig(model=model, train=TrainConfig(steps=9, batch_size=16, sample_every=0)), sys.argv[1], tokenizer=tokenizer, classes=pictures.classes, ranks=ranks)
+model = resolve_config(preset('tiny').model, tokenizer, 32, 10)
+run = RunConfig(model=model, train=TrainConfig(steps=9, batch_size=16, sample_every=0))
+fit(ImageModel(model), Sleepy(), run, sys.argv[1], tokenizer=tokenizer, classes=pictures.classes, processes=processes)
 '''
 
 def test_a_process_that_hangs_is_named(tmp_path):
     (tmp_path/'hangs.py').write_text(HANGS)
     start = time.monotonic()
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(tmp_path/'hangs.py'), str(tmp_path/'run')], capture_output=True, text=True, env=ENV, timeout=100)
-    assert done.returncode != 0 and 'TimeoutError: step 4: rank 1 of 2 does not answer' in done.stderr, done.stderr[-3000:]
+    line = [*TORCHRUN, '2', str(tmp_path/'hangs.py'), str(tmp_path/'run')]
+    done = subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=100)
+    assert done.returncode != 0
+    assert 'TimeoutError: step 4: rank 1 of 2 does not answer' in done.stderr, done.stderr[-3000:]
     assert time.monotonic() - start < 55
 
 def test_refusals(tmp_path):
@@ -186,9 +226,11 @@ def test_refusals(tmp_path):
 
 def test_rehearsal_of_a_large_run(tmp_path):
     "scripts/rehearse.py at a reduced size: cache, plan, train on two processes, resume, sample, evaluate"
-    with tarfile.open(tmp_path/'pictures.tar', 'w') as tar: tar.add(LATENTS.parent/'pictures', 'pictures')
+    with tarfile.open(tmp_path/'pictures.tar', 'w') as tar:
+        tar.add(LATENTS.parent/'pictures', 'pictures')
     script = Path(__file__).resolve().parent.parent/'scripts'/'rehearse.py'
-    done = subprocess.run([sys.executable, str(script), str(tmp_path/'pictures.tar'), '--small', '--pictures', '8', '--out', str(tmp_path/'out')], capture_output=True, text=True, env=ENV, timeout=300)
+    line = [sys.executable, script, tmp_path/'pictures.tar', '--small', '--pictures', '8', '--out', tmp_path/'out']
+    done = subprocess.run(line, capture_output=True, text=True, env=ENV, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert 'step-00000004 is the end of the run' in done.stdout and (tmp_path/'out/samples.png').exists()
     assert [r['step'] for r in read_log(tmp_path/'out/run/log.jsonl')] == [1, 2, 3, 4]

@@ -7,7 +7,8 @@ from marlearn.generate import generate
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
-from marlearn.train import EMA, TrainConfig, make_optimizer, pick_precision, step_generator, train_step
+from marlearn.engine.hardware import pick_precision
+from marlearn.train import EMA, make_optimizer, step_generator, train_step, TrainConfig
 from marlearn.vae import VAE, VAEConfig
 from test_compile import alike, draw, no_fall_back, ready
 

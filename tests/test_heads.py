@@ -9,8 +9,8 @@ from marlearn.diffusion import (
     add_noise, cosine_schedule, ddim_step, ddim_tokens, denoise_step, diffusion_loss, dpm_solver_tokens, respace,
     sample_tokens)
 from marlearn.heads import (
-    HEADS, KINDS, SAMPLERS, DenoisingMLP, DiffusionHead, EnergyHead, FlowHead, GaussianMixtureHead, HeadConfig,
-    make_head, with_guidance)
+    DenoisingMLP, DiffusionHead, EnergyHead, FlowHead, GaussianMixtureHead, HeadConfig, HEADS, KINDS, make_head,
+    SAMPLERS, with_guidance)
 
 M, P, D, V = 6, 3, 5, 10
 CHANCE = [k for k in KINDS if k != 'mse']                             # heads that draw

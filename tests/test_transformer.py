@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from marlearn.transformer import MLP, Attention, Block, KVCache, init_linear_layers
+from marlearn.transformer import Attention, Block, init_linear_layers, KVCache, MLP
 
 def stirred(module, seed=0, size=0.1):
     "Nothing left at its quiet start, so that every number matters"

@@ -11,11 +11,13 @@ def columns_first(images, mask):
     for b in range(B):
         for n in range(mask.shape[1]):
             row, col = n % side, n//side
-            if mask[b, n]: out[b, :, row*H//side:(row + 1)*H//side, col*W//side:(col + 1)*W//side] = 0.55
+            if mask[b, n]:
+                out[b, :, row*H//side:(row + 1)*H//side, col*W//side:(col + 1)*W//side] = 0.55
     return out
 
 def covers_the_known(images, mask):
     from marlearn.plot import cover_hidden
     return cover_hidden(images, ~mask)
 
-WRONG = {'check_clipped_share': [one_number, edges_too, only_white], 'check_cover': [columns_first, covers_the_known], 'check_lying_figure': ['a', 'c', 'd']}
+WRONG = {'check_clipped_share': [one_number, edges_too, only_white], 'check_cover': [columns_first, covers_the_known],
+         'check_lying_figure': ['a', 'c', 'd']}

@@ -17,4 +17,9 @@ def only_products(latents, codebook): return (latents @ codebook.T).argmax(1)
 def farthest(latents, codebook): return torch.cdist(latents, codebook).argmax(1)
 def no_half(latents, codebook): return (latents @ codebook.T - (codebook**2).sum(1)).argmax(1)
 
-WRONG = {'check_bits': [64*512, 512, 9], 'check_straight_through': [just_codes, the_wrong_way_round, both], 'check_perplexity': [nan_for_unused, bits_for_nats, counts_used], 'check_nearest_codes': [only_products, farthest, no_half]}
+WRONG = {
+    'check_bits': [64*512, 512, 9],
+    'check_straight_through': [just_codes, the_wrong_way_round, both],
+    'check_perplexity': [nan_for_unused, bits_for_nats, counts_used],
+    'check_nearest_codes': [only_products, farthest, no_half],
+}

@@ -12,4 +12,9 @@ def by_batch(latents, scale): return latents/latents.std()
 def divides(latents, scale): return latents/scale
 def by_picture(latents, scale): return latents/latents.flatten(1).std(1).view(-1, 1, 1)
 
-WRONG = {'check_n_and_p': [(1024, 4), (256, 4), (16, 256)], 'check_cut': [channels_first, no_permutation, columns_first], 'check_encode': [by_batch, divides, by_picture], 'check_wrong_scale': ['a', 'c', 'B']}
+WRONG = {
+    'check_n_and_p': [(1024, 4), (256, 4), (16, 256)],
+    'check_cut': [channels_first, no_permutation, columns_first],
+    'check_encode': [by_batch, divides, by_picture],
+    'check_wrong_scale': ['a', 'c', 'B'],
+}

@@ -1,5 +1,4 @@
 "Plausible mistakes, which the checks of lesson 08 must refuse"
-import torch
 from marlearn.diffusion import posterior_mean, predict_x0
 
 def no_roots(x0, ab, eps): return ab[:, None]*x0 + (1 - ab)[:, None]*eps

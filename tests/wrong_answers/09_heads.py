@@ -1,5 +1,4 @@
 "Plausible mistakes, which the checks of lesson 09 must refuse"
-import torch
 from torch.nn import functional as F
 
 def one_more(eps, uncond, scale): return eps + scale*(eps - uncond)

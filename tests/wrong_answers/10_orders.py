@@ -16,4 +16,6 @@ def too_few(n, g):
     r = 1 + 0.25*torch.randn(n, generator=g)
     return r[(r >= 0.7) & (r <= 1)]
 
-WRONG = {'check_hidden': [order_itself, off_by_one, known_instead, floats], 'check_known_schedule': [only_the_wish, one_too_late, linear], 'check_ratios': [clamped, uniform, too_few], 'check_blind': ['random', 'checkerboard', 'halton']}
+WRONG = {'check_hidden': [order_itself, off_by_one, known_instead, floats],
+         'check_known_schedule': [only_the_wish, one_too_late, linear], 'check_ratios': [clamped, uniform, too_few],
+         'check_blind': ['random', 'checkerboard', 'halton']}
