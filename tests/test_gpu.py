@@ -15,6 +15,8 @@ from marlearn.train import EMA, make_optimizer, step_generator, train_step, Trai
 from marlearn.vae import VAE, VAEConfig
 from test_compile import alike, draw, no_fall_back, ready_to_draw
 
+# copying a model, as an average does
+pytestmark = pytest.mark.filterwarnings('ignore:Accessing the data pointer of FakeTensor')
 KINDS = ('diffusion', 'flow', 'cross-entropy', 'mse', 'mixture', 'energy')
 
 def config(backbone, kind):
