@@ -319,7 +319,8 @@ def seconds(*arguments):
 
 HELP = """
 import sys
-try: main(['--help'])
+import marlearn.cli
+try: marlearn.cli.main(['--help'])
 except SystemExit: print('torch' in sys.modules)
 """
 
