@@ -28,7 +28,8 @@ demo: $(INSTALLED)
 
 # One thread a process, two lessons side by side: faster on two cores than the other way round.
 test: $(INSTALLED)
-	@echo "== running every lesson (about 4 minutes on two cores)"
+	@$(BIN)/ruff check --quiet . && echo "== lines, semicolons, unused names: in order"
+	@echo "== running every notebook (about 5 minutes on two cores)"
 	@PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print --timing
 	@$(BIN)/python -c "import playwright" 2>/dev/null || echo "== no browser tools here: tests/browser is skipped; make test-browser installs them and runs it"
 	@echo "== running the tests (about 4 minutes)"

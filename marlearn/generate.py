@@ -53,7 +53,7 @@ def start_from(
 )->tuple[Tensor, Tensor]: # (B, N, P) tokens with zeros where hidden, (B, N) bool
     "What generation begins with: nothing, or the known tokens of pictures that are to be completed"
     if known is None and hidden is None:
-        known, hidden = torch.zeros(B, N, P), torch.ones(B, N, dtype=torch.bool)
+        return torch.zeros(B, N, P, device=device), torch.ones(B, N, dtype=torch.bool, device=device)
     if known is None or hidden is None:
         raise ValueError(f"{'known' if known is None else 'hidden'} is missing: tokens and places go together")
     if known.shape != (B, N, P) or not known.is_floating_point():
@@ -137,9 +137,11 @@ def generate(
     tokens, hidden = start_from(known, hidden, B, N, P, device)
     n_hidden = N if known is None else int(hidden[:1].sum())
     own_order = make_order(c.order if order is None else order, B, N, generator, device)
-    order = known_first(own_order, hidden)
-    if causal and c.order != 'random' and not torch.equal(order, own_order):
-        raise ValueError(f"this model writes in {c.order} order: known tokens must be the first ones of that order")
+    order = own_order
+    if known is not None:
+        order = known_first(own_order, hidden)
+        if causal and c.order != 'random' and not torch.equal(order, own_order):
+            raise ValueError(f"this model writes in {c.order} order: known tokens must be the first ones of that order")
     if ar_steps is None and isinstance(schedule, str):
         ar_steps = n_hidden if causal else min(c.ar_steps or 64, n_hidden)
     counts = make_counts(schedule, n_hidden, ar_steps) if n_hidden else []

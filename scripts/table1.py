@@ -30,7 +30,8 @@ def cell(variant_name, kind, minutes, data_name, n, seed):
     data, dtype = load_data(data_name), pick_precision('cpu')[0]
     tokenizer = load_tokenizer(pretrained('tokenizer' if kind == 'diffusion' else 'vq'))
     config = small()
-    model = resolve_config(replace(config.model, head=replace(config.model.head, kind=kind)), tokenizer, config.img_size,
+    model = resolve_config(replace(config.model, head=replace(config.model.head, kind=kind)), tokenizer,
+                           config.img_size,
                    len(data.classes))
     config = replace(config, model=variant(model, variant_name))
     speed = measure_speed(config, tokenizer, 'cpu', dtype, seconds=8)

@@ -9,7 +9,6 @@ drawn fields and the truth needs no feature network and misses nothing: it is ze
 its figure from benchmarks/results/table1_few.json. The variants 'random-bidirectional' and 'mar' share a training: they
 differ in how they draw."""
 import argparse, concurrent.futures, json, os, subprocess, sys, tempfile
-from dataclasses import replace
 from pathlib import Path
 
 # pixels, pixels per token side, pixels over which a field is alike, codebook entries

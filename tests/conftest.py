@@ -1,6 +1,7 @@
 "Small things that many tests share"
-import os
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 @pytest.fixture(autouse=True)

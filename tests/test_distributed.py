@@ -5,10 +5,10 @@ import pytest, torch
 from PIL import Image
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
-from marlearn.engine.run import fit, read_log, RunConfig
+from marlearn.engine.run import read_log
 from marlearn.engine.latents import write_latents
 from marlearn.files import pretrained
-from marlearn.tokenizers import load_tokenizer, PixelTokenizer
+from marlearn.tokenizers import load_tokenizer
 
 LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made once, below: encoding takes its time
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
-from marlearn.data import ImageData, load_shapes
+from marlearn.data import load_shapes
 from marlearn.engine.pictures import load_data
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.heads import HeadConfig

@@ -1,5 +1,5 @@
 "Properties of the method that a reader may rely on"
-import numpy as np, pytest, torch
+import pytest, torch
 from torch.testing import assert_close
 from marlearn.generate import generate, guidance_at
 from marlearn.heads import DiffusionHead, HeadConfig

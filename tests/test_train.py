@@ -1,5 +1,5 @@
 "A run that is killed, starved or misused: real processes, tiny sizes"
-import hashlib, json, os, signal, subprocess, sys, time, warnings
+import hashlib, json, signal, subprocess, sys, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch

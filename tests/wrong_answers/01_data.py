@@ -1,5 +1,5 @@
 "Plausible mistakes, which the checks of lesson 01 must refuse"
-import numpy as np, torch
+import numpy as np
 
 def by_128(v): return v.float()/128 - 1
 def overflows(v): return v*2/255 - 1

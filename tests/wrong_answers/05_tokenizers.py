@@ -1,5 +1,4 @@
 "Plausible mistakes, which the checks of lesson 05 must refuse"
-import torch
 from marlearn.tokenizers import patchify
 
 def channels_first(grid, patch): return patchify(grid, patch)

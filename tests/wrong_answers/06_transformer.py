@@ -1,6 +1,5 @@
 "Plausible mistakes, which the checks of lesson 06 must refuse"
 import math, torch
-from torch.nn import functional as F
 
 def _attend(q, k, v, causal, dim=-1, root=True, shift=1):
     scores = q @ k.transpose(-2, -1)/(math.sqrt(q.shape[-1]) if root else 1)
