@@ -3,8 +3,7 @@ import json, math
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from marlearn.data import ImageData, load_shapes
-from marlearn.engine.adversarial import (
-    adaptive_weight, Adversary, find_vgg, hinge_loss, PatchDiscriminator)
+from marlearn.engine.adversarial import adaptive_weight, Adversary, find_vgg, hinge_loss, PatchDiscriminator
 from marlearn.engine.tokenizers import fit_tokenizer, get_tokenizer, TokenizerConfig, TOKENIZERS
 from marlearn.files import pretrained, save_weights
 from marlearn.tokenizers import (

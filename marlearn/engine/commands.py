@@ -604,8 +604,8 @@ class Info:
                 'torch': torch.__version__,
                 'device': f"{device}, {torch.get_num_threads()} threads",
                 'precision': f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: {why}",
-                'data': find_cifar10(download=False) or not_found, 'cache': cache_dir(), 'presets': ', '.join(PRESETS), 'variants': ', '.join(VARIANTS),
-                'tokenizers': ', '.join(TOKENIZERS)}
+                'data': find_cifar10(download=False) or not_found, 'cache': cache_dir(),
+                'presets': ', '.join(PRESETS), 'variants': ', '.join(VARIANTS), 'tokenizers': ', '.join(TOKENIZERS)}
         for name in ('tokenizer', 'vq', 'classifier', 'mar', 'shapes'):
             try: rows[f'shipped {name}'] = pretrained(name)
             except FileNotFoundError: rows[f'shipped {name}'] = 'not here'

@@ -23,7 +23,7 @@ from ..data import centre_crop
 from .hardware import autocast
 from .pictures import class_of_each, is_picture, left_out, list_members, open_picture
 from ..files import read_json, write_json
-from ..tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from ..tokenizers import load_tokenizer, save_tokenizer, Tokenizer
 
 # %% ../../nbs/engine/latents.ipynb #36000c25
 def row_bytes(

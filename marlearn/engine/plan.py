@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from . import flops
 from .run import RunConfig
-from ..mar import ImageModel, ModelConfig, count_parameters
+from ..mar import count_parameters, ImageModel, ModelConfig
 
 # %% ../../nbs/engine/plan.ipynb #6258b6f7
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ __all__ = ['check_variance_kept', 'check_finish']
 # %% ../../../nbs/17_beyond_images.ipynb #628c6e42
 import torch
 from ...ar import CausalAR
-from ..exercises import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 from ...heads import DiffusionHead, HeadConfig
 
 @exercise('17.1', 'what squared error can keep', difficulty=2, minutes=10)

@@ -7,7 +7,7 @@ __all__ = ['check_days', 'check_held', 'check_shared_gradient', 'check_find_deaf
 
 # %% ../../../nbs/19_scale.ipynb #5c6df3f7
 import torch
-from ..exercises import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 
 # %% ../../../nbs/19_scale.ipynb #2a7609c2
 @exercise('19.1', 'days', difficulty=1, minutes=5)

@@ -7,7 +7,7 @@ __all__ = ['check_head_flops', 'check_whole', 'check_stopwatch', 'check_three_ch
 
 # %% ../../../nbs/18_speed.ipynb #2a59fecc
 import statistics
-from ..exercises import Wrong, compare, exercise
+from ..exercises import compare, exercise, Wrong
 
 # %% ../../../nbs/18_speed.ipynb #ff9f5866
 @exercise('18.1', 'count', difficulty=1, minutes=10)
