@@ -50,7 +50,7 @@ class CausalAR(nn.Module):
         init_linear_layers(self)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
 
-    def elements(self,
+    def embed(self,
         tokens:Tensor, # (B, N, P)
         labels:Tensor, # (B,) int64
         order:Tensor, # (B, n) int64: positions up to the one that the last element is asked for
@@ -68,9 +68,9 @@ class CausalAR(nn.Module):
         order:Tensor, # (B, N) int64, `order[b, 0]` is generated first
         n_known:int=0, # no effect: every position is predicted from all that come before it
     )->Tensor: # (B, N, D): z by position
-        "z for every position at once, each from the class and the tokens that come earlier in the order (Eq. 2)"
+        "z for every position at once, each from the class and the tokens that come earlier in the order (MAR Eq. 2)"
         self.check(tokens, labels, order)
-        x = self.elements(tokens, labels, order)
+        x = self.embed(tokens, labels, order)
         for block in self.blocks:
             x = block(x)
         return take(self.norm(x[:, self.class_slots - 1:]), order.argsort(dim=1))   # from order to position
@@ -86,10 +86,10 @@ class CausalAR(nn.Module):
         "z of position `order[:, n_known]`, for generation"
         if n_new != 1: raise ValueError(f"n_new={n_new}: a causal backbone draws one token a step")
         if not 0 <= n_known < self.n_tokens: raise ValueError(f"n_known={n_known} must lie in 0..{self.n_tokens - 1}")
-        seen = cache[0].rows if cache else 0
+        seen = cache[0].length if cache else 0
         if not seen:
             self.check(tokens, labels, order)
-        x = self.elements(tokens, labels, order[:, :n_known + 1])[:, seen:]
+        x = self.embed(tokens, labels, order[:, :n_known + 1])[:, seen:]
         if not x.shape[1]: raise ValueError(f"the cache holds all {seen} elements: make a new cache for a new picture")
         for i, block in enumerate(self.blocks):
             x = block(x, cache[i] if cache else None)
@@ -181,8 +181,8 @@ class Head(nn.Module):
             bad = f"{int((~target.isfinite()).sum())} of {target.numel()} numbers in the tokens are NaN or infinite"
             raise ValueError(f"{bad}: look at the tokenizer, its scale, or the latent cache")
 
-    def check_sample(self, z:Tensor, z_uncond:Tensor|None, cfg_scale:float, temperature:float)->bool:
-        "Before drawing: is there guidance, and can it be given?"
+    def needs_guidance(self, z:Tensor, z_uncond:Tensor|None, cfg_scale:float, temperature:float)->bool:
+        "Before drawing: is guidance wanted, and can it be given?"
         if temperature < 0: raise ValueError(f"temperature={temperature} must not be negative")
         if cfg_scale == 1.0: return False
         if z_uncond is None: raise ValueError(f"cfg_scale={cfg_scale} needs z_uncond, the conditions of the null class")
@@ -232,15 +232,17 @@ class CrossEntropyHead(Head):
             raise ValueError(f"a token is {off.max():.3g} off a code: cross-entropy needs a tokenizer with a codebook")
         return index
 
-    def loss_parts(self, z, target, *, generator=None):
+    def loss_parts(self, z:Tensor, target:Tensor, *, generator:torch.Generator|None=None)->dict[str, Tensor]:
         "'ce': -log p of the true code, in nats"
         self.check_rows(z, target)
         return {'ce': F.cross_entropy(self.to_logits(z).float(), self.indices(target), reduction='none')}
 
     @torch.no_grad()
-    def sample(self, z, *, z_uncond=None, cfg_scale=1.0, temperature=1.0, generator=None, callback=None):
+    def sample(self, z:Tensor, *, z_uncond:Tensor|None=None, cfg_scale:float=1.0, temperature:float=1.0,
+        generator:torch.Generator|None=None, callback:Callable|None=None,
+    )->Tensor: # (M, P) float32
         "Draw a code per row; guidance acts on the scores, temperature divides them, 0 takes the best code"
-        guided = self.check_sample(z, z_uncond, cfg_scale, temperature)
+        guided = self.needs_guidance(z, z_uncond, cfg_scale, temperature)
         self.check_codebook()
         logits = self.to_logits(z).float()
         if guided:
@@ -267,15 +269,17 @@ class MSEHead(Head):
         self.net = nn.Sequential(nn.Linear(z_dim, width), nn.SiLU(), nn.Linear(width, token_dim))
         init_linear_layers(self)
 
-    def loss_parts(self, z, target, *, generator=None):
+    def loss_parts(self, z:Tensor, target:Tensor, *, generator:torch.Generator|None=None)->dict[str, Tensor]:
         "'mse': squared error, averaged over the token's numbers"
         self.check_rows(z, target)
         return {'mse': (self.net(z).float() - target.float()).square().mean(dim=1)}
 
     @torch.no_grad()
-    def sample(self, z, *, z_uncond=None, cfg_scale=1.0, temperature=1.0, generator=None, callback=None):
+    def sample(self, z:Tensor, *, z_uncond:Tensor|None=None, cfg_scale:float=1.0, temperature:float=1.0,
+        generator:torch.Generator|None=None, callback:Callable|None=None,
+    )->Tensor: # (M, P) float32
         "The guess itself: nothing is drawn; guidance extends the line from the null class's guess"
-        guided = self.check_sample(z, z_uncond, cfg_scale, temperature)
+        guided = self.needs_guidance(z, z_uncond, cfg_scale, temperature)
         tokens = self.net(z).float()
         if guided:
             tokens = torch.lerp(self.net(z_uncond).float(), tokens, cfg_scale)

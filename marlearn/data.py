@@ -7,7 +7,7 @@ __all__ = ['SHAPES', 'SPLIT_SIZES', 'shape_distance', 'draw_shapes', 'ImageData'
            'load_shapes', 'example_images', 'centre_crop']
 
 # %% ../nbs/01_data.ipynb #78c1e5d4
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import numpy as np, torch
 from PIL import Image
@@ -103,9 +103,9 @@ class ImageData:
     def __len__(self): return len(self.labels)
 
     def batch(self,
-        index, # (B,) integers: which pictures
-        flip=None, # (B,) bool: mirror these left-right; None mirrors none
-        device='cpu', # where the tensors should live
+        index:Sequence[int]|np.ndarray, # (B,) which pictures
+        flip:Sequence[bool]|np.ndarray|None=None, # (B,) mirror these left-right; None mirrors none
+        device:str|torch.device='cpu', # where the tensors should live
     )->tuple[Tensor, Tensor]: # images (B, C, H, W) float32 in [-1, 1], labels (B,) int64
         "Read pictures `index` and scale them to [-1, 1]"
         index = np.asarray(index)

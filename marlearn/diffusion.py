@@ -44,10 +44,11 @@ class Schedule:
 
     def __len__(self): return len(self.betas)
 
-    def to(self, device)->'Schedule':
+    def to(self, device:str|torch.device)->'Schedule':
         "Move all tables, in place"
         for name, table in vars(self).items():
-            if isinstance(table, Tensor): setattr(self, name, table.to(device))
+            if isinstance(table, Tensor):
+                setattr(self, name, table.to(device))
         return self
 
     def at(self,
@@ -135,7 +136,7 @@ def gaussian_kl(
     mean1:Tensor, logvar1:Tensor, # the first Gaussian
     mean2:Tensor, logvar2:Tensor, # the second
 )->Tensor: # nats, elementwise
-    "Divergence of two Gaussians, one number each"
+    "KL(N(mean1, exp(logvar1)) || N(mean2, exp(logvar2))), the closed form behind L_{t-1} (DDPM Eq. 5)"
     return 0.5*(logvar2 - logvar1 - 1 + (logvar1 - logvar2).exp() + (mean1 - mean2)**2*(-logvar2).exp())
 
 def discretised_log_likelihood(
@@ -210,7 +211,7 @@ def sample_tokens(
     temperature:float=1.0, # multiplies the noise of every step (MAR §3.2, sampler)
     x0_limit:float|None=None, # see `x0_from_output`
     generator:torch.Generator|None=None,
-    device='cpu',
+    device:str|torch.device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
 )->Tensor: # (M, P)
     "From pure noise to tokens (DDPM Alg. 2, with the learned variance of iDDPM)"
@@ -253,7 +254,7 @@ def ddim_tokens(
     eta:float=0.0, # see `ddim_step`
     x0_limit:float|None=None, # see `x0_from_output`
     generator:torch.Generator|None=None,
-    device='cpu',
+    device:str|torch.device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
 )->Tensor: # (M, P)
     "From pure noise to tokens without further chance: DDIM (Song et al. 2020)"
@@ -276,10 +277,10 @@ def dpm_solver_tokens(
     temperature:float=1.0, # multiplies the noise of the start; no other is added
     x0_limit:float|None=None, # see `x0_from_output`
     generator:torch.Generator|None=None,
-    device='cpu',
+    device:str|torch.device='cpu',
     callback:Callable|None=None, # callback(t, xt, x0) after each step
 )->Tensor: # (M, P)
-    "Steps that bend: x0 is extrapolated from the last two answers (DPM-Solver++ 2M, Lu et al. 2022, Alg. 2)"
+    "DPM-Solver++(2M): second-order steps, x0 extrapolated from the last two predictions (Lu et al. 2022, Alg. 2)"
     alpha_bar = np.cumprod(1 - schedule.betas)
     signal, noise = np.sqrt(alpha_bar).tolist(), np.sqrt(1 - alpha_bar).tolist()
     lam = [math.log(s/n) for s, n in zip(signal, noise)]                             # half the log of signal-to-noise
@@ -289,10 +290,10 @@ def dpm_solver_tokens(
         out = model(xt, torch.full(shape[:1], t, device=device))
         x0 = x0_from_output(out, xt, t, schedule, x0_limit)
         if t > 0:
-            h, x0_bent = lam[t - 1] - lam[t], x0
+            h, x0_extrapolated = lam[t - 1] - lam[t], x0
             if x0_last is not None and t > 1:
-                x0_bent = x0 + h/(2*h_last)*(x0 - x0_last)
-            xt = noise[t - 1]/noise[t]*xt - signal[t - 1]*math.expm1(-h)*x0_bent
+                x0_extrapolated = x0 + h/(2*h_last)*(x0 - x0_last)
+            xt = noise[t - 1]/noise[t]*xt - signal[t - 1]*math.expm1(-h)*x0_extrapolated
             x0_last, h_last = x0, h
         else:
             xt = x0                                                                  # no noise is left: lam is infinite

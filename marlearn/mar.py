@@ -6,6 +6,7 @@
 __all__ = ['ModelConfig', 'MAR', 'ImageModel', 'count_parameters', 'model_config_from']
 
 # %% ../nbs/11_mar.ipynb #20afb0fa
+import math
 from dataclasses import dataclass, field
 import torch
 from torch import nn, Tensor
@@ -45,10 +46,13 @@ class ModelConfig:
         check(self.order in ORDERS, 'order', f"must be one of {', '.join(ORDERS)}")
         for name in ('n_tokens', 'token_dim', 'n_classes', 'width', 'class_slots', 'heads'):
             check(getattr(self, name) >= 1, name, 'must be at least 1')
-        check(causal or self.decoder_blocks >= 1, 'decoder_blocks', 'must be at least 1')
+        check(self.encoder_blocks >= 0, 'encoder_blocks', 'must not be negative')
+        check(self.decoder_blocks >= (0 if causal else 1), 'decoder_blocks', f'must be at least {0 if causal else 1}')
         check(self.width % self.heads == 0, 'width', f'is not a multiple of heads={self.heads}')
         for name in ('label_drop', 'min_mask_ratio'):
             check(0 <= getattr(self, name) <= 1, name, 'must lie in 0..1')
+        check(0 <= self.dropout < 1, 'dropout', 'must lie in [0, 1)')
+        check(0 < self.mask_std < math.inf, 'mask_std', 'must be positive')
         check(1 <= self.mask_multiple <= N, 'mask_multiple', f'must lie in 1..{N}')
         check(self.ar_steps is None or 1 <= self.ar_steps <= N, 'ar_steps', f'must lie in 1..{N}')
         check(not causal or self.ar_steps in (None, N), 'ar_steps',
@@ -161,13 +165,14 @@ class ImageModel(nn.Module):
         every_token:bool=False, # known tokens go through the head too, as in the official code: same mean, more work
         n_known:int|None=None, # visible tokens; None: drawn here (several processes agree on one number)
     )->dict[str, Tensor]: # 'loss' and its parts (for a diffusion head 'mse' and 'vlb'), scalars
-        "One training step's loss: hide a random part of every image, ask the head for it (MAR §3.4)"
+        "Order, hide all but the first n_known, encoder, decoder, z of the hidden ones, head's loss (MAR §3.4, Eq. 1)"
         (B, N, _), c = tokens.shape, self.config
         order = make_order(c.order, B, N, generator, tokens.device)
         if c.backbone == 'causal':
             n_known = 0                                                        # every token is a target
         elif n_known is None:
             n_known = draw_n_known(N, generator, c.min_mask_ratio, c.mask_std, c.mask_multiple)
+        if not 0 <= n_known < N: raise ValueError(f"n_known={n_known} must lie in 0..{N - 1}: one must be hidden")
         dropped = torch.rand(B, generator=generator, device=tokens.device) < c.label_drop
         labels = torch.where(dropped, c.n_classes, labels)
         if every_token or c.backbone == 'causal':

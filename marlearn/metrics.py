@@ -78,7 +78,8 @@ class Statistics:
         if n is not None and n < 2:
             raise ValueError(f"n={n}: a covariance needs at least 2 pictures; n=None if unknown")
         self.mean, self._spread = _moments(mean, cov, name or 'statistics')
-        if n: self._spread = self._spread*(n - 1)
+        if n:
+            self._spread = self._spread*(n - 1)
 
     def update(self,
         features:Tensor, # (B, F)
@@ -199,15 +200,15 @@ class SmallClassifier(nn.Module):
         self.stages = nn.Sequential(*[_Stage(i, o) for i, o in zip((24, *self.widths), self.widths)])
         self.out = nn.Linear(self.widths[-1], n_classes, bias=False)
 
-    def look(self,
+    def features_of_one_view(self,
         images:Tensor, # (B, 3, H, W) in [-1, 1], sides of at least 9
     )->Tensor: # (B, F)
-        "One look at each picture; training needs no more"
+        "The picture as it is, not its mirror image; training needs no more"
         return self.stages(F.gelu(self.patches((images - self.mean)/self.std))).amax((2, 3))
 
     def features(self, images:Tensor)->Tensor: # (B, F)
         "What the last layer sees: a picture and its mirror image are one thing"
-        return (self.look(images) + self.look(images.flip(-1)))/2
+        return (self.features_of_one_view(images) + self.features_of_one_view(images.flip(-1)))/2
 
     def logits(self, features:Tensor)->Tensor: # (B, n_classes)
         "A small factor slows the last layer down in training"

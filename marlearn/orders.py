@@ -21,7 +21,7 @@ def random_order(
     B:int, # images
     N:int, # tokens per image
     generator:torch.Generator|None=None,
-    device='cpu',
+    device:str|torch.device='cpu',
 )->Tensor: # (B, N) int64; `order[b, 0]` is generated first
     "A random permutation for every image (MAR §3.4)"
     return torch.rand(B, N, generator=generator, device=device).argsort(dim=1)
@@ -31,7 +31,7 @@ def raster_order(
     B:int, # images
     N:int, # tokens per image
     generator:torch.Generator|None=None, # not needed: nothing is drawn
-    device='cpu',
+    device:str|torch.device='cpu',
 )->Tensor: # (B, N) int64
     "Row by row, as one reads"
     return torch.arange(N, device=device).expand(B, N)
@@ -61,7 +61,7 @@ def checkerboard_order(
     B:int, # images
     N:int, # tokens per image, a square number
     generator:torch.Generator|None=None,
-    device='cpu',
+    device:str|torch.device='cpu',
 )->Tensor: # (B, N) int64
     "The cells of the top left corner's colour in random order, then all others; an odd side has one more of the first"
     side = grid_side(N, 'checkerboard')
@@ -94,7 +94,7 @@ def halton_order(
     B:int, # images
     N:int, # tokens per image, a square number
     generator:torch.Generator|None=None, # not needed: nothing is drawn
-    device='cpu',
+    device:str|torch.device='cpu',
 )->Tensor: # (B, N) int64, the same for all images
     "Halton's points, base 2 for rows and 3 for columns (Besnier et al. 2025)"
     return torch.tensor(halton_cells(grid_side(N, 'Halton')), device=device).expand(B, N)
@@ -110,7 +110,7 @@ def make_order(
     B:int, # images
     N:int, # tokens per image
     generator:torch.Generator|None=None, # for the orders that are drawn
-    device='cpu',
+    device:str|torch.device='cpu',
 )->Tensor: # (B, N) int64
     "An order by its name, or the user's own once it is known to be one"
     names = ', '.join(ORDERS)
@@ -135,6 +135,7 @@ def mask_ratio(
     low:float=0.7, high:float=1.0, # where it is cut off
 )->Tensor: # share of hidden tokens, in [low, high]
     "Inverse distribution function of the truncated normal (range: MAR §4.2; distribution: official release)"
+    # scipy.stats.truncnorm.ppf(u, (low - mean)/std, (high - mean)/std, mean, std), without SciPy
     u = torch.as_tensor(u, dtype=torch.float64)
     a, b = (torch.special.ndtr(torch.tensor((x - mean)/std, dtype=torch.float64)) for x in (low, high))
     return (mean + std*torch.special.ndtri(a + u*(b - a))).clamp(low, high)
@@ -172,7 +173,7 @@ def cosine_counts(
     N:int, # tokens per image
     K:int, # generation steps, 1..N
 )->list[int]: # K numbers, each at least 1, that sum to N
-    "How many tokens each step reveals: few at first, many at the end (MaskGIT's schedule; MAR §4.2)"
+    "Few first, many last: after step k, floor(N*cos(pi/2 * k/K)) are still hidden (MaskGIT's schedule; MAR §4.2)"
     check_steps(N, K)
     hidden = [N]
     for k in range(1, K):

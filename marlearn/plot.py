@@ -32,7 +32,7 @@ def image_grid(
     ncols:int=10, # pictures per row
     pad:int=2, # white pixels between them
 )->np.ndarray: # (rows, columns, C) uint8: one large picture
-    "Lay pictures out in rows, nearest pixel kept"
+    "Lay pictures out in rows, pixel for pixel"
     B, C, H, W = images.shape
     ncols = min(ncols, B)
     nrows = -(-B//ncols)

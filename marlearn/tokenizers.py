@@ -152,13 +152,14 @@ class PixelTokenizer(Tokenizer):
         super().__init__(scale, patch)
         self.channels = self.img_channels = channels
 
-    def moments(self, images):
+    def moments(self, images:Tensor)->tuple[Tensor, Tensor|None]:
         self._check(images)
         return self._cut(images*self.scale), None
 
-    def decode(self, tokens, grid=None): return self._cells(tokens, grid)/self.scale
+    def decode(self, tokens:Tensor, grid:tuple[int, int]|None=None)->Tensor:
+        return self._cells(tokens, grid)/self.scale
 
-    def settings(self): return super().settings() | {'channels': self.channels}
+    def settings(self)->dict: return super().settings() | {'channels': self.channels}
 
 # %% ../nbs/05_tokenizers.ipynb #80500bab
 class KLTokenizer(Tokenizer):
@@ -174,15 +175,16 @@ class KLTokenizer(Tokenizer):
         self.vae = vae.eval().requires_grad_(False)
         self.stride, self.channels, self.img_channels = vae.config.stride, vae.config.embed_dim, vae.config.img_channels
 
-    def moments(self, images):
+    def moments(self, images:Tensor)->tuple[Tensor, Tensor|None]:
         self._check(images)
         posterior = self.vae.encode(images)
         std = (0.5*posterior.logvar).exp()
         return self._cut(posterior.mean*self.scale), self._cut(std*self.scale)
 
-    def decode(self, tokens, grid=None): return self.vae.decode(self._cells(tokens, grid)/self.scale)
+    def decode(self, tokens:Tensor, grid:tuple[int, int]|None=None)->Tensor:
+        return self.vae.decode(self._cells(tokens, grid)/self.scale)
 
-    def settings(self): return super().settings() | {'vae': asdict(self.vae.config)}
+    def settings(self)->dict: return super().settings() | {'vae': asdict(self.vae.config)}
 
 # %% ../nbs/05_tokenizers.ipynb #e755e6a7
 class VQTokenizer(Tokenizer):
@@ -219,17 +221,17 @@ class VQTokenizer(Tokenizer):
             raise ValueError(f"indices reach from {low} to {high}: this codebook has 0..{V - 1}")
         return self._codes()[indices]
 
-    def moments(self, images):
+    def moments(self, images:Tensor)->tuple[Tensor, Tensor|None]:
         if self.quantise: return self._codes()[self.indices(images)], None
         self._check(images)
         return self._cut(self.vq.encode(images)*self.scale), None
 
-    def decode(self, tokens, grid=None):
+    def decode(self, tokens:Tensor, grid:tuple[int, int]|None=None)->Tensor:
         cells = self._cells(tokens, grid)                               # (B, P, h, w)
         indices = self._nearest(self._cut(cells))                       # a code stays itself
         return self.vq.decode(unpatchify(self.vq.quantiser.codebook[indices], 1, cells.shape[2:]))
 
-    def settings(self): return super().settings() | {'vq': asdict(self.vq.config)}
+    def settings(self)->dict: return super().settings() | {'vq': asdict(self.vq.config)}
 
     def _codes(self):
         "The scaled codes (V, P), in numbers that half precision can hold: tokens survive a float16 cache unchanged"

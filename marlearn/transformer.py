@@ -37,7 +37,7 @@ class Attention(nn.Module):
         q, k, v = (t.view(B, L, self.heads, D//self.heads).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
         past = 0
         if cache:
-            past = cache.rows
+            past = cache.length
             k, v = cache.append(k, v)                                     # (B, heads, past + L, D/heads)
         if queries is not None:
             q = q.take_along_dim(queries[:, None, :, None], dim=2)
@@ -61,6 +61,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(int(ratio*width), width)
 
     def forward(self, x:Tensor)->Tensor: # (..., D) -> (..., D)
+        "down(gelu(up(x))) (Vaswani et al. 2017, Eq. 2, with GELU for ReLU)"
         h = F.dropout(F.gelu(self.up(x)), self.dropout, self.training)
         return F.dropout(self.down(h), self.dropout, self.training)
 
@@ -103,13 +104,14 @@ def init_linear_layers(module:nn.Module):
 
 # %% ../nbs/06_transformer.ipynb #7247fefb
 class KVCache:
-    "Keys and values of the rows that a causal layer has read, in memory set aside once for the longest list"
+    "Keys and values of the sequence so far, in memory allocated once"
     def __init__(self,
-        B:int, # lists side by side
-        max_rows:int, # the longest list
+        B:int, # sequences side by side
+        max_length:int, # rows of the longest sequence
     ):
-        if B < 1 or max_rows < 1: raise ValueError(f"a cache for B={B} lists of max_rows={max_rows} rows holds nothing")
-        self.B, self.max_rows, self.rows = B, max_rows, 0
+        if B < 1 or max_length < 1:
+            raise ValueError(f"a cache for B={B} sequences of max_length={max_length} rows holds nothing")
+        self.B, self.max_length, self.length = B, max_length, 0
         self.k = self.v = None
 
     @torch.no_grad()
@@ -118,13 +120,13 @@ class KVCache:
     )->tuple[Tensor, Tensor]: # (B, heads, rows so far, D/heads) each; no gradient flows into them
         "Write the new rows behind the others, return all of them"
         B, heads, n, d = k.shape
-        end = self.rows + n
-        if B != self.B: raise ValueError(f"this cache was made for {self.B} lists, not for {B}")
-        if end > self.max_rows:
-            raise ValueError(f"the cache holds {self.rows} of at most {self.max_rows} rows: {n} more do not fit")
+        end = self.length + n
+        if B != self.B: raise ValueError(f"this cache was made for {self.B} sequences, not for {B}")
+        if end > self.max_length:
+            raise ValueError(f"the cache holds {self.length} of at most {self.max_length} rows: {n} more do not fit")
         if self.k is None:
-            self.k, self.v = (new.new_zeros(B, heads, self.max_rows, d) for new in (k, v))
-        self.k[:, :, self.rows:end] = k
-        self.v[:, :, self.rows:end] = v
-        self.rows = end
+            self.k, self.v = (new.new_zeros(B, heads, self.max_length, d) for new in (k, v))
+        self.k[:, :, self.length:end] = k
+        self.v[:, :, self.length:end] = v
+        self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]

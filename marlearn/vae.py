@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['psnr', 'ssim', 'group_norm', 'ResBlock', 'Downsample', 'Upsample', 'AttnBlock', 'VAEConfig', 'make_encoder',
-           'make_decoder', 'Posterior', 'VAE', 'kl16', 'kl8', 'vae_loss', 'fit_autoencoder', 'fit_vae', 'latent_scale']
+           'make_decoder', 'Posterior', 'check_images', 'VAE', 'kl16', 'kl8', 'vae_loss', 'fit_autoencoder', 'fit_vae',
+           'latent_scale']
 
 # %% ../nbs/03_vae.ipynb #57287c60
 import math
@@ -192,10 +193,21 @@ class Posterior:
         return self.mean + (0.5*self.logvar).exp()*noise
 
     def kl(self)->Tensor:
-        "Divergence from a standard normal in nats, summed over a picture's latents, (B,)"
+        "KL from a standard normal in nats, summed over a picture's latents, (B,) (Kingma & Welling 2014, App. B)"
         return 0.5*(self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 # %% ../nbs/03_vae.ipynb #bb57c664
+def check_images(
+    images:Tensor, # (B, C, H, W)
+    config:VAEConfig,
+):
+    "Channels and sides must fit the autoencoder"
+    B, C, H, W = images.shape
+    channels, stride = config.img_channels, config.stride
+    if C != channels or H % stride or W % stride:
+        raise ValueError(f"images {tuple(images.shape)} do not fit: need {channels} channels, "
+                         f"sides a multiple of {stride}")
+
 class VAE(nn.Module):
     "LDM's KL autoencoder: a small 32x32 tokenizer and KL-16 are two settings of it (LDM App. G)"
     def __init__(self, config:VAEConfig):
@@ -209,11 +221,7 @@ class VAE(nn.Module):
         images:Tensor, # (B, C, H, W) in [-1, 1], H and W multiples of the stride
     )->Posterior: # over latents (B, embed_dim, H/stride, W/stride)
         "What the latents of these images may be"
-        B, C, H, W = images.shape
-        channels, stride = self.config.img_channels, self.config.stride
-        if C != channels or H % stride or W % stride:
-            raise ValueError(f"images {tuple(images.shape)} do not fit: "
-                             f"need {channels} channels, sides a multiple of {stride}")
+        check_images(images, self.config)
         mean, logvar = self.to_moments(self.encoder(images)).chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-30, 20))
 
@@ -269,8 +277,8 @@ def fit_autoencoder(
     batch_size:int, # pictures per step
     lr:float, # highest learning rate
     seed:int, # data order, flips, all draws of `net`
-    device, # where to train
-    dtype, # of autocast; torch.float32: none
+    device:str|torch.device, # where to train
+    dtype:torch.dtype, # of autocast; torch.float32: none
     adversary=None, # `engine.adversarial.Adversary`: a second network that judges the copies, on `device`
     callback:Callable|None=None, # called as callback(step, parts) after each step
 )->list[dict]: # one dict of floats per 20 steps: 'step' and the means of all parts
@@ -322,8 +330,8 @@ def fit_vae(
     extra_terms:Mapping[str, tuple[float, Callable]]={}, # see `vae_loss`
     adversary=None, # see `fit_autoencoder`
     seed:int=0, # data order, flips, posterior noise
-    device='cpu', # where to train
-    dtype=torch.float32, # torch.bfloat16: the network under autocast, loss in float32
+    device:str|torch.device='cpu', # where to train
+    dtype:torch.dtype=torch.float32, # torch.bfloat16: the network under autocast, loss in float32
     callback:Callable|None=None, # called as callback(step, parts) after each step
 )->list[dict]: # one dict of floats per 20 steps: 'step' and the means of `vae_loss`
     "Train the KL autoencoder with Adam; progress, images/s and time left are shown"

@@ -12,7 +12,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .data import ImageData
-from .vae import fit_autoencoder, make_decoder, make_encoder, VAEConfig
+from .vae import check_images, fit_autoencoder, make_decoder, make_encoder, VAEConfig
 
 # %% ../nbs/04_vq.ipynb #1eb0a642
 def nearest(
@@ -82,7 +82,7 @@ class VectorQuantizer(nn.Module):
         indices = nearest(flat.detach(), self.codebook.detach())        # (M,)
         code = self.codebook[indices]                                   # (M, P), a copy: the list may change below
         if self.training:
-            self.follow(flat.detach(), indices)
+            self.update_averages(flat.detach(), indices)
             revived = revived + self.revive(flat.detach(), self.use < self.revive_below, generator)
             self.started.fill_(True)
         through = flat + (code - flat).detach() if flat.requires_grad else code   # straight through
@@ -92,11 +92,11 @@ class VectorQuantizer(nn.Module):
         return Quantised(grid, indices.view(B, h, w), commitment, codebook, revived)
 
     @torch.no_grad()
-    def follow(self,
+    def update_averages(self,
         flat:Tensor, # (M, P) latents
         indices:Tensor, # (M,) their codes
     ):
-        "Moving averages of how often each code is used and, with EMA, of the latents it stands for (App. A.1)"
+        "Moving averages of how often each code is used and, with EMA, of the latents it stands for (VQ-VAE, App. A.1)"
         fair = len(flat)/self.codes
         self.use.lerp_(torch.bincount(indices, minlength=self.codes).to(self.use)/fair, 1 - self.decay)
         if self.ema:
@@ -156,11 +156,7 @@ class VQVAE(nn.Module):
         images:Tensor, # (B, C, H, W) in [-1, 1], H and W multiples of the stride
     )->Tensor: # (B, embed_dim, H/stride, W/stride), not yet quantised
         "Latents before the codebook"
-        B, C, H, W = images.shape
-        channels, stride = self.config.net.img_channels, self.config.net.stride
-        if C != channels or H % stride or W % stride:
-            raise ValueError(f"images {tuple(images.shape)} do not fit: "
-                             f"need {channels} channels, sides a multiple of {stride}")
+        check_images(images, self.config.net)
         return self.to_latents(self.encoder(images))
 
     def decode(self,
@@ -186,7 +182,7 @@ def vq_loss(
     commitment:float=0.25, # weight of the encoder's distance to its codes
     extra_terms:Mapping[str, tuple[float, Callable]]={}, # name -> (weight, f(images, recon) -> scalar)
 )->dict[str, Tensor]: # 'loss' and its parts, with usage of this batch, scalars
-    "Mean absolute error per pixel, plus what moves latents and codes towards each other, plus extra terms"
+    "Mean absolute error per pixel, codebook and commitment terms (van den Oord et al. 2017, Eq. 3), extra terms"
     if images.shape != recon.shape:
         raise ValueError(f"recon {tuple(recon.shape)} must have the shape of images {tuple(images.shape)}")
     parts = {'l1': (images - recon).abs().mean(), 'commitment': quantised.commitment, 'codebook': quantised.codebook}
@@ -209,8 +205,8 @@ def fit_vq(
     extra_terms:Mapping[str, tuple[float, Callable]]={}, # see `vq_loss`
     adversary=None, # see `fit_autoencoder`
     seed:int=0, # data order, flips, revived codes
-    device='cpu', # where to train
-    dtype=torch.float32, # torch.bfloat16: the network under autocast, codebook and loss in float32
+    device:str|torch.device='cpu', # where to train
+    dtype:torch.dtype=torch.float32, # torch.bfloat16: the network under autocast, codebook and loss in float32
     callback:Callable|None=None, # called as callback(step, parts) after each step
 )->list[dict]: # one dict of floats per 20 steps: 'step' and the means of `vq_loss`
     "Train the quantised autoencoder; the loop is that of `fit_vae`"

@@ -51,7 +51,7 @@ def measure(folder):
     for index in np.array_split(np.arange(len(test)), max(1, len(test)//500)):
         x = test.batch(index)[0].contiguous(memory_format=torch.channels_last)
         both.append(net(x).argmax(1))
-        one.append(net.logits(net.look(x)).argmax(1))
+        one.append(net.logits(net.features_of_one_view(x)).argmax(1))
     both, one = ((torch.cat(guesses) == labels).double() for guesses in (both, one))
     return {'test_pictures': len(test), 'test accuracy, float16 weights as shipped': both.mean().item(),
             'the same, without the look at the mirror image': one.mean().item(),
@@ -129,7 +129,7 @@ def accuracy(net, data, index):
     guesses = []
     for part in np.array_split(index, max(1, len(index)//500)):
         x = data.batch(part)[0].contiguous(memory_format=torch.channels_last)
-        guesses.append(net.logits(net.look(x)).argmax(1))
+        guesses.append(net.logits(net.features_of_one_view(x)).argmax(1))
     return (torch.cat(guesses) == torch.from_numpy(np.array(data.labels))[torch.as_tensor(index)]).double()
 
 ema, step, progress, history, started = copy.deepcopy(model), 0, 0.0, [], time.time()
@@ -141,7 +141,7 @@ while progress < 1:
     for group in opt.param_groups:
         group['lr'] = settings['peak_lr']*share(progress)*group['times']
     model.train()
-    logits = model.logits(model.look(x))
+    logits = model.logits(model.features_of_one_view(x))
     loss = F.cross_entropy(logits, y, label_smoothing=settings['label_smoothing'])
     opt.zero_grad()
     loss.backward()

@@ -161,7 +161,7 @@ def test_backbone_says_what_is_wrong(tokens):
         model.condition(tokens, LABELS, order, 4, 1, cache)
     with pytest.raises(ValueError, match='make a new cache'):
         model.condition(tokens, LABELS, order, 4, 1, cache)
-    with pytest.raises(ValueError, match='made for 3 lists'):
+    with pytest.raises(ValueError, match='made for 3 sequences'):
         model.condition(tokens[:2], LABELS[:2], order[:2], 5, 1, cache)
     with pytest.raises(ValueError, match='blocks=0'):
         make_model(blocks=0)

@@ -164,10 +164,26 @@ def test_image_size_that_the_stride_does_not_divide(tokenizer, size):
 
 @pytest.mark.parametrize('field, value', [
     ('backbone', 'gpt'), ('order', 'spiral'), ('label_drop', 1.5), ('min_mask_ratio', -0.1), ('ar_steps', 17),
-    ('ar_steps', 0), ('heads', 5), ('heads', 0), ('n_tokens', 0), ('width', 0)])
+    ('ar_steps', 0), ('heads', 5), ('heads', 0), ('n_tokens', 0), ('width', 0), ('encoder_blocks', -1),
+    ('decoder_blocks', 0), ('dropout', 1.0), ('dropout', -0.1), ('mask_std', 0), ('mask_std', float('nan'))])
 def test_model_settings_that_cannot_be(field, value):
     with pytest.raises(ValueError, match=f'{field}='):
         small(**{field: value})
+
+@pytest.mark.parametrize('field, value', [('weight_decay', -0.1), ('sample_every', -1)])
+def test_training_settings_that_cannot_be(field, value):
+    with pytest.raises(ValueError, match=f'{field}='):
+        TrainConfig(**{field: value})
+
+@pytest.mark.parametrize('limit', [0, -1.0, float('nan')])
+def test_limit_of_x0_that_cannot_be(limit):
+    with pytest.raises(ValueError, match='x0_limit='):
+        HeadConfig(x0_limit=limit)
+
+@pytest.mark.parametrize('n_known', [-1, N, N + 1])
+def test_nothing_hidden_or_more_known_than_there_is(n_known, model, no_work):
+    with pytest.raises(ValueError, match=f'n_known={n_known} must lie in 0..{N - 1}'):
+        model.loss(torch.zeros(B, N, P), LABELS, n_known=n_known)
 
 def test_orders_that_walk_over_a_square():
     assert small(n_tokens=15).n_tokens == 15                                                   # in any order: no matter

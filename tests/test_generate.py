@@ -5,7 +5,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from marlearn.ar import take
-from marlearn.generate import annealed, generate, guidance_at, guidance_scales, known_first
+from marlearn.generate import anneal_diff_steps, generate, guidance_at, guidance_scales, known_first
 from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.orders import cosine_counts, make_order, ORDERS, random_order, raster_order, SCHEDULES
@@ -375,9 +375,11 @@ def test_guidance_needs_a_null_class_that_was_learned():
 
 # --- fewer diffusion steps for late tokens ----------------------------------------------------------------------------
 
-def test_annealed_is_a_straight_line():
-    assert annealed(7, 3) == [7, 7, 7] and annealed((50, 5), 10) == [50, 45, 40, 35, 30, 25, 20, 15, 10, 5]
-    assert annealed((9, 2), 1) == [9] and annealed((3, 6), 4) == [3, 4, 5, 6] and annealed((9, 2), 0) == []
+def test_annealing_is_a_straight_line():
+    assert anneal_diff_steps((7, 7), 3) == [7, 7, 7]
+    assert anneal_diff_steps((50, 5), 10) == [50, 45, 40, 35, 30, 25, 20, 15, 10, 5]
+    assert anneal_diff_steps((3, 6), 4) == [3, 4, 5, 6]
+    assert anneal_diff_steps((9, 2), 1) == [9] and anneal_diff_steps((9, 2), 0) == []
 
 @pytest.mark.parametrize('backbone', ['mar', 'causal'])
 def test_every_set_gets_its_diffusion_steps(models, backbone, monkeypatch):
@@ -385,7 +387,7 @@ def test_every_set_gets_its_diffusion_steps(models, backbone, monkeypatch):
     monkeypatch.setattr(models[backbone].head, 'sample',
                         lambda *a, **kw: seen.append(kw['diff_steps']) or sample(*a, **kw))
     draw(models[backbone], diff_steps=(9, 2))
-    assert seen == annealed((9, 2), len(seen)) and seen[0] == 9 and seen[-1] == 2
+    assert seen == anneal_diff_steps((9, 2), len(seen)) and seen[0] == 9 and seen[-1] == 2
     assert torch.equal(draw(models[backbone], diff_steps=(4, 4)), draw(models[backbone], diff_steps=4))
 
 @pytest.mark.parametrize('diff_steps', [(5,), (5, 4, 3), (5, 0), (1001, 5), (5, 2.5), 'ab', ()])

@@ -63,7 +63,7 @@ def test_with_cache_equals_without(x, cuts):
     pieces, lengths = [], []
     for piece in x.split(cuts, dim=1):
         pieces.append(block(piece, cache))
-        lengths.append(cache.rows)
+        lengths.append(cache.length)
     assert_close(torch.cat(pieces, dim=1), block(x), rtol=1e-5, atol=1e-5)
     assert lengths == torch.tensor(cuts).cumsum(0).tolist()
 
@@ -83,9 +83,9 @@ def test_cache_says_what_is_wrong(x):
     block(x[:, :6], cache)
     with pytest.raises(ValueError, match='holds 6 of at most 8 rows: 3 more do not fit'):
         block(x[:, 6:9], cache)
-    assert cache.rows == 6
+    assert cache.length == 6
     block(x[:, 6:8], cache)                                        # the refused call left no trace
-    with pytest.raises(ValueError, match='made for 2 lists, not for 1'):
+    with pytest.raises(ValueError, match='made for 2 sequences, not for 1'):
         block(x[:1, :1], KVCache(2, 8))
     with pytest.raises(ValueError, match='needs causal=True'):
         make_block()(x, KVCache(2, 12))

@@ -17,7 +17,8 @@ def check_follow(answer):
     "Takes your `follow(average, weights, decay)`"
     g = torch.Generator().manual_seed(0)
     a, w = torch.randn(5, generator=g), torch.randn(5, generator=g)
-    for d in (0.0, 1.0, 0.9): compare(answer(a, w, d), d*a + (1 - d)*w, f'decay {d}', tol=1e-6)
+    for d in (0.0, 1.0, 0.9):
+        compare(answer(a, w, d), d*a + (1 - d)*w, f'decay {d}', tol=1e-6)
 
 # %% ../../../nbs/13_train.ipynb #8b346377
 @exercise('13.2', 'how long does the beginning last?', difficulty=2, minutes=10)
