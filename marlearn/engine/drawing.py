@@ -26,7 +26,8 @@ def check_writable(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder): pass
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as e:
         raise OSError(f"cannot write to {folder}: {e.strerror or e}; choose another place with --out") from None
     return folder
@@ -109,6 +110,8 @@ def save_generation(
     tokenizer:Tokenizer,
     labels:Tensor, # (B,)
     path:Path, # .gif
+    *,
+    ncols:int=10, # pictures per row
     **options, # for `generate`
 ):
     "A GIF of tokens appearing in their order; grey places are still hidden"
@@ -116,6 +119,7 @@ def save_generation(
     frames = []
     def add_frame(k, tokens, new):
         hidden.scatter_(1, new.cpu(), False)
-        frames.append(image_grid(cover_hidden(tokenizer.decode(tokens).clamp(-1, 1).cpu(), hidden)))
+        images = tokenizer.decode(tokens).clamp(-1, 1).cpu()
+        frames.append(image_grid(cover_hidden(images, hidden), ncols))
     generate(model, labels, callback=add_frame, **options)
     save_animation(frames, path)

@@ -56,7 +56,8 @@ class MultiProcess(SingleProcess):
             mesh = init_device_mesh(torch.device(self.device).type, (self.world_size,))
             for whole in (model, ema.model):
                 for module in whole.modules():
-                    if isinstance(module, (Block, ResBlock)): fully_shard(module, mesh=mesh)
+                    if isinstance(module, (Block, ResBlock)):
+                        fully_shard(module, mesh=mesh)
                 fully_shard(whole, mesh=mesh)
             return model
         devices = None if self.device == 'cpu' else [self.device]
@@ -79,14 +80,16 @@ class MultiProcess(SingleProcess):
     @contextmanager
     def report_missing_rank(self, step:int)->Iterator[None]:
         "Errors of communication get the number of the step and, on rank 0, the name of who is missing"
-        try: yield
+        try:
+            yield
         except RuntimeError as e:
             if not re.search('timed? ?out|connection|peer|gloo|nccl', str(e), re.IGNORECASE): raise
             raise TimeoutError(f"step {step}: {self._call_roll()}; rank {self.rank} waited in vain "
                                f"(at most {self.timeout:.0f} s). What it met: {str(e).splitlines()[0][:200]}") from e
 
     def _call_roll(self, seconds:float=5.0)->str:
-        try: dist.monitored_barrier(self.roll_call, timeout=datetime.timedelta(seconds=seconds), wait_all_ranks=True)
+        try:
+            dist.monitored_barrier(self.roll_call, timeout=datetime.timedelta(seconds=seconds), wait_all_ranks=True)
         except RuntimeError as e:
             found = re.search(r'Ranks? ([\d, ]+) failed to pass', str(e))
             if not found: return 'a process does not answer; rank 0 reports which'
