@@ -87,7 +87,7 @@ def through_cache(
                       "remove it, or set MARLEARN_CACHE to another folder")
     images, labels, meta = found
     for note in meta.get('notes', ()):
-        warnings.warn(note)          # what was odd when it was made is still odd
+        warnings.warn(note) # what was odd when it was made is still odd
     return ImageData(images, labels, tuple(meta['classes']), meta['name'], source)
 
 # %% ../../nbs/engine/pictures.ipynb #ed3ef917
@@ -145,7 +145,7 @@ def _list_folder(path):
                 try:
                     version = file.stat().st_size, file.stat().st_mtime_ns
                 except OSError:
-                    version = None                      # a dangling link: reported when it is read
+                    version = None # a dangling link: reported when it is read
                 yield (inside/f).as_posix(), version, file.read_bytes
 
 def _list_tar(path):
@@ -252,7 +252,7 @@ def open_picture(
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
-        orientation = 1                               # damaged EXIF data does not spoil the pixels
+        orientation = 1 # damaged EXIF data does not spoil the pixels
     if orientation in range(2, 9):
         count['turned, as their EXIF data says'] += 1
         picture = ImageOps.exif_transpose(picture)
@@ -342,7 +342,7 @@ def _decoded(path, places, row_of, label_of, img_size, notes):
         try:
             picture = centre_crop(open_picture(read(), unusual), img_size)
         except Exception as e:
-            broken.append(f'{name} ({e})')       # Pillow raises all kinds of errors
+            broken.append(f'{name} ({e})') # Pillow raises all kinds of errors
         else:
             yield row_of[name], picture, label_of[places[name][1]]
     n, named = len(row_of), '; '.join(broken[:5]) + (' ...' if len(broken) > 5 else '')
