@@ -56,8 +56,10 @@ def _preset_name(argv):
     "The last `--preset NAME` or `--preset=NAME`; None where there is none"
     name = None
     for arg, following in zip(argv, [*argv[1:], None]):
-        if arg == '--preset' and following: name = following
-        if arg.startswith('--preset='): name = arg.removeprefix('--preset=')
+        if arg == '--preset' and following:
+            name = following
+        if arg.startswith('--preset='):
+            name = arg.removeprefix('--preset=')
     return name
 
 def _defaults(kind, argv):
@@ -85,7 +87,8 @@ def _notes_on_stderr():
     import warnings
     is_first = os.environ.get('RANK', '0') == '0'
     def show(message, *_, **__):
-        if is_first: print(f'marlearn: note: {message}', file=sys.stderr)
+        if is_first:
+            print(f'marlearn: note: {message}', file=sys.stderr)
     warnings.showwarning = show
 
 def _fail(message:str, status:int):
@@ -100,16 +103,20 @@ def run_command(name:str, argv:list[str]):
         command = parse(name, argv)
         from marlearn.engine.run import StopRequested
         stop_requested = StopRequested
-        if name == 'demo': import_module('marlearn.demo').demo(command) # its field `run` is a configuration
-        else: command.run()
+        if name == 'demo':
+            import_module('marlearn.demo').demo(command) # its field `run` is a configuration
+        else:
+            command.run()
     except BrokenPipeError: # whoever read our output (`head`, say) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except (ValueError, OSError, FloatingPointError, IndexError) as e:
         if os.environ.get('MARLEARN_DEBUG'): raise
         _fail(f'error: {e}', 2)
-    except stop_requested as e: _fail(f'{e}; go on with --resume', 75) # EX_TEMPFAIL: schedulers put the job back
-    except KeyboardInterrupt: _fail('stopped; what was saved is intact', 130)
+    except stop_requested as e:
+        _fail(f'{e}; go on with --resume', 75) # EX_TEMPFAIL: schedulers put the job back
+    except KeyboardInterrupt:
+        _fail('stopped; what was saved is intact', 130)
 
 def main(argv:list[str]|None=None):
     "Entry point of the `marlearn` command"

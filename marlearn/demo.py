@@ -12,15 +12,20 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TYPE_CHECKING
 import torch
 from .engine.presets import small
 from .engine.run import RunConfig
+if TYPE_CHECKING: # named in hints; imported only where they are used, so that help comes at once
+    import numpy as np
+    from marlearn.data import ImageData
+    from marlearn.mar import ImageModel
+    from marlearn.tokenizers import Tokenizer
 
 # %% ../nbs/engine/demo.ipynb #b8011acb
 def measure_speed(
     config:RunConfig, # with its model resolved
-    tokenizer, # Tokenizer
+    tokenizer:'Tokenizer',
     device:str,
     dtype:torch.dtype, # of matrix products
     seconds:float=4.0, # how long to measure
@@ -31,10 +36,13 @@ def measure_speed(
     opt, B = make_optimizer(model, config.train), config.train.batch_size
     generator = step_generator(0, 0, device)
     tokens = torch.randn(B, config.model.n_tokens, config.model.token_dim, device=device)
-    if tokenizer.codebook is not None: tokens = tokenizer.codebook[:1].expand_as(tokens).to(device)
+    if tokenizer.codebook is not None:
+        tokens = tokenizer.codebook[:1].expand_as(tokens).to(device)
     labels = torch.zeros(B, dtype=torch.long, device=device)
-    def step(): train_step(model, tokens, labels, opt, generator=generator, dtype=dtype)['loss'].item()
-    for _ in range(2): step() # the first ones allocate
+    def step()->None:
+        train_step(model, tokens, labels, opt, generator=generator, dtype=dtype)['loss'].item()
+    for _ in range(2):
+        step() # the first ones allocate
     start, n = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         step()
@@ -81,22 +89,18 @@ class DemoConfig:
         return {name: getattr(self, name) for name in ('cfg_scale', 'guidance', 'temperature', 'diff_steps')}
 
 # %% ../nbs/engine/demo.ipynb #0d0fb815
-def train_tokenizer(data, seconds:float, seed:int, device:str, dtype:torch.dtype): # -> KLTokenizer
+def train_tokenizer(data:'ImageData', seconds:float, seed:int, device:str, dtype:torch.dtype)->'Tokenizer':
     "Train a small KL autoencoder for about this long"
-    import numpy as np
-    from marlearn.tokenizers import KLTokenizer
-    from marlearn.vae import fit_vae, latent_scale, VAE, VAEConfig
-    vae = VAE(VAEConfig(width=16, mults=(1, 2, 4), latent_channels=6, embed_dim=6))
+    from marlearn.vae import fit_vae, VAE
+    from marlearn.engine.tokenizers import fit_tokenizer, TOKENIZERS
+    config = replace(TOKENIZERS['small-kl'], batch_size=32, seed=seed)
     before = time.perf_counter()
-    fit_vae(VAE(vae.config), data, steps=8, device=device, dtype=dtype)
+    fit_vae(VAE(config.net), data, steps=8, batch_size=config.batch_size, device=device, dtype=dtype)
     steps = max(20, int(seconds/((time.perf_counter() - before)/8)))
     print(f'training the tokenizer for {steps} steps, about {seconds/60:.1f} minutes')
-    fit_vae(vae, data, steps=steps, seed=seed, device=device, dtype=dtype)
-    rng = np.random.default_rng(seed)
-    images, _ = data.batch(np.sort(rng.permutation(len(data))[:1000]), device=device)
-    return KLTokenizer(vae, latent_scale(vae, images, torch.Generator(device).manual_seed(seed)), patch=2)
+    return fit_tokenizer(replace(config, steps=steps), data, device=device, dtype=dtype)
 
-def take_pictures(data, index): # -> ImageData
+def take_pictures(data:'ImageData', index:'np.ndarray')->'ImageData':
     "Some of the pictures"
     return data if len(index) == len(data) else replace(data, images=data.images[index], labels=data.labels[index])
 
@@ -104,7 +108,7 @@ class Stopwatch:
     "Seconds of each stage"
     def __init__(self): self.start, self.last, self.seconds = time.perf_counter(), time.perf_counter(), {}
     def elapsed(self)->float: return time.perf_counter() - self.start
-    def lap(self, stage:str):
+    def lap(self, stage:str)->None:
         now = time.perf_counter()
         self.seconds[stage], self.last = round(now - self.last, 1), now
 
@@ -128,21 +132,22 @@ class _Demo:
         print(WELCOME.format(tokenizer='train' if config.train_tokenizer else 'load', out=self.out, length=length,
                              device=self.device, precision='bf16' if self.dtype == torch.bfloat16 else 'fp32', why=why))
 
-    def fresh_generator(self): return torch.Generator(self.device).manual_seed(self.seed)
-    def seconds_left(self): return self.config.minutes*60 - self.clock.elapsed()
+    def fresh_generator(self)->torch.Generator: return torch.Generator(self.device).manual_seed(self.seed)
+    def seconds_left(self)->float: return self.config.minutes*60 - self.clock.elapsed()
 
-    def find_pictures(self):
+    def find_pictures(self)->None:
         from marlearn.data import SHAPES
         from marlearn.engine.pictures import load_data
         run = self.config.run
         self.source = self.config.data or run.data
         self.data = load_data(self.source, 'train', run.img_size)
-        if self.source is None and self.data.classes == SHAPES: self.source = 'shapes' # need not be looked for again
+        if self.source is None and self.data.classes == SHAPES:
+            self.source = 'shapes' # need not be looked for again
         self.held_out = load_data(self.source, 'test', run.img_size)
         print(f"{len(self.data)} pictures of {len(self.data.classes)} classes: {self.data.name}, {self.data.source}")
         self.clock.lap('data')
 
-    def make_tokenizer(self):
+    def make_tokenizer(self)->None:
         import numpy as np
         from marlearn.engine.drawing import reconstruct, save_reconstructions
         from marlearn.engine.tokenizers import get_tokenizer
@@ -150,7 +155,8 @@ class _Demo:
         if self.config.train_tokenizer:
             third = self.seconds_left()/3
             self.tokenizer = train_tokenizer(self.data, third, self.seed, self.device, self.dtype)
-        else: self.tokenizer = get_tokenizer(self.config.run.tokenizer)
+        else:
+            self.tokenizer = get_tokenizer(self.config.run.tokenizer)
         self.tokenizer = self.tokenizer.to(self.device)
         self.rng = np.random.default_rng(self.seed)
         images, _ = self.held_out.batch(np.sort(self.rng.permutation(len(self.held_out))[:200]), device=self.device)
@@ -161,7 +167,7 @@ class _Demo:
         print(f"tokenizer: {self.psnr:.1f} dB PSNR on {len(images)} pictures (see reconstructions.png)")
         self.clock.lap('tokenizer')
 
-    def encode(self):
+    def encode(self)->None:
         import numpy as np
         from marlearn.train import encode_data, resolve_config
         config, n = self.config, len(self.data)
@@ -183,7 +189,7 @@ class _Demo:
         self.tokens = encode_data(self.tokenizer, take_pictures(self.data, chosen), **options)
         self.clock.lap('encode')
 
-    def train(self):
+    def train(self)->None:
         from marlearn.engine.drawing import draw_grid, pick_classes, save_class_grid
         from marlearn.engine.run import fit
         from marlearn.mar import count_parameters
@@ -194,18 +200,20 @@ class _Demo:
         print(f"training {count_parameters(self.model)/1e6:.1f}M parameters for {self.run.train.steps} steps of "
               f"{self.run.train.batch_size}, {seen/len(self.tokens):.1f} times through {len(self.tokens)} pictures")
         options = self.config.sampling() | {'diff_steps': 20}
-        def write_samples(step, raw, averaged):
+        def write_samples(step:int, raw:'ImageModel', averaged:'ImageModel')->None:
             page = draw_grid(averaged, self.tokenizer, self.which, 4, dtype=self.dtype,
                              generator=self.fresh_generator(), **options)
             save_class_grid(page, self.which, self.data.classes, self.out/f'samples-step-{step:06d}.png',
                             f'after {step} steps')
-        for old in self.out.glob('checkpoints/step-*'): shutil.rmtree(old) # an earlier demo's must not pass for ours
-        for old in self.out.glob('samples-step-*.png'): old.unlink()
+        for old in self.out.glob('checkpoints/step-*'):
+            shutil.rmtree(old) # an earlier demo's must not pass for ours
+        for old in self.out.glob('samples-step-*.png'):
+            old.unlink()
         self.ema, self.log = fit(self.model, self.tokens, self.run, self.out, tokenizer=self.tokenizer,
                                  classes=self.data.classes, device=self.device, on_sample=write_samples)
         self.clock.lap('train')
 
-    def draw(self):
+    def draw(self)->None:
         from marlearn.engine.drawing import draw_grid, save_class_grid, save_figure, save_generation
         from marlearn.plot import show_curves
         options = self.config.sampling()

@@ -22,8 +22,10 @@ def cache_dir()->Path:
     "Where decoded pictures and downloads are kept: `MARLEARN_CACHE`, else the user's cache folder"
     if os.environ.get('MARLEARN_CACHE'): return Path(os.environ['MARLEARN_CACHE']).expanduser()
     if os.environ.get('XDG_CACHE_HOME'): return Path(os.environ['XDG_CACHE_HOME'])/'marlearn'
-    try: return Path.home()/'.cache'/'marlearn'
-    except RuntimeError: raise OSError("this user has no home folder: set MARLEARN_CACHE to a folder") from None
+    try:
+        return Path.home()/'.cache'/'marlearn'
+    except RuntimeError:
+        raise OSError("this user has no home folder: set MARLEARN_CACHE to a folder") from None
 
 # %% ../nbs/engine/files.ipynb #cdc1e7bb
 def pretrained(
@@ -49,19 +51,23 @@ def atomic_folder(
     unfinished.mkdir()                                      # not mkdtemp, whose folders only their owner may read
     try:
         yield unfinished
-        if folder.exists() and not keep: os.replace(folder, unfinished/'.replaced')
-        try: os.replace(unfinished, folder)
+        if folder.exists() and not keep:
+            os.replace(folder, unfinished/'.replaced')
+        try:
+            os.replace(unfinished, folder)
         except OSError:
             if not (keep and folder.exists()): raise        # with `keep`, another process was faster: that is fine
         shutil.rmtree(folder/'.replaced', ignore_errors=True)
-    finally: shutil.rmtree(unfinished, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 # %% ../nbs/engine/files.ipynb #2db9c00b
 def file_hash(path:Path)->str:
     "The SHA-256 of a file's content, in hexadecimal"
     digest = hashlib.sha256()
     with open(path, 'rb') as f:
-        while block := f.read(1 << 22): digest.update(block)
+        while block := f.read(1 << 22):
+            digest.update(block)
     return digest.hexdigest()
 
 # %% ../nbs/engine/files.ipynb #d6ceddac
@@ -75,12 +81,15 @@ def write_json(
     try:
         unfinished.write_text(json.dumps(record | {'check': check}))
         os.replace(unfinished, path)
-    finally: unfinished.unlink(missing_ok=True)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 def read_json(path:Path)->dict:
     "Read what `write_json` wrote, and refuse what is not as written"
-    try: record = json.loads(Path(path).read_text())
-    except (ValueError, OSError) as e: raise ValueError(f"{path} cannot be read: {e}") from None
+    try:
+        record = json.loads(Path(path).read_text())
+    except (ValueError, OSError) as e:
+        raise ValueError(f"{path} cannot be read: {e}") from None
     check = record.pop('check', None) if isinstance(record, dict) else None
     if check != zlib.crc32(json.dumps(record).encode()): raise ValueError(f"{path} is not as written")
     return record
@@ -99,8 +108,10 @@ def save_weights(
         weights[name] = value.detach().to('cpu', value.dtype if as_is else dtype, copy=True).contiguous()
     path.touch()
     usual_mode = path.stat().st_mode                    # safetensors lets only the owner read; colleagues share runs
-    try: save_file(weights, path)
-    except SafetensorError as e: raise OSError(f"{path} could not be written: {e}") from None
+    try:
+        save_file(weights, path)
+    except SafetensorError as e:
+        raise OSError(f"{path} could not be written: {e}") from None
     path.chmod(usual_mode)
 
 # %% ../nbs/engine/files.ipynb #bdf1bfaa
@@ -109,14 +120,18 @@ def read_weights(
     want:dict[str, Tensor], # names and shapes that it must have
 )->dict[str, Tensor]:
     "Tensors by name; a truncated file or other names or shapes are refused in words"
-    try: weights = load_file(path)
-    except FileNotFoundError: raise FileNotFoundError(f"there is no {path}") from None
-    except (SafetensorError, OSError) as e: raise ValueError(f"{path} is damaged or no safetensors file: {e}") from None
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path}") from None
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"{path} is damaged or no safetensors file: {e}") from None
     wrong = [f'missing {k}' for k in want.keys() - weights.keys()]
     wrong += [f'unexpected {k}' for k in weights.keys() - want.keys()]
     for k in want.keys() & weights.keys():
         found, wanted = tuple(weights[k].shape), tuple(want[k].shape)
-        if found != wanted: wrong.append(f'{k} is {found}, not {wanted}')
+        if found != wanted:
+            wrong.append(f'{k} is {found}, not {wanted}')
     if wrong:
         more = f' and {len(wrong) - 8} more' if len(wrong) > 8 else ''
         raise ValueError(f"{path} does not fit this model: {'; '.join(sorted(wrong)[:8])}{more}")

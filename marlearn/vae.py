@@ -298,7 +298,7 @@ def fit_autoencoder(
         recon = recon.float()
         parts = loss(images, recon, rest)
         if adversary and step >= adversary.start:
-            parts = adversary.charge(parts, recon, net.decoder[-1].weight)
+            parts = adversary.add_to_loss(parts, recon, net.decoder[-1].weight)
         opt.zero_grad()
         parts['loss'].backward()
         opt.step()

@@ -72,8 +72,11 @@ def test_sample_draws_classes_by_name_and_number(finished, tmp_path, capsys):
     status, err = run(capsys, 'sample', '--checkpoint', out, '--out', tmp_path/'a.png', '--classes', 'red', '0',
                       '--per-class', 2, '--diff-steps', 3)
     assert status == 0 and (tmp_path/'a.png').exists()
-    status, err = run(capsys, 'sample', '--checkpoint', out, '--out', tmp_path/'a.gif', '--diff-steps', 3)
-    assert status == 0 and Image.open(tmp_path/'a.gif').n_frames == 16
+    status, err = run(capsys, 'sample', '--checkpoint', out, '--out', tmp_path/'a.gif', '--diff-steps', 3,
+                      '--per-class', 3)
+    with Image.open(tmp_path/'a.gif') as film:
+        assert status == 0 and film.n_frames == 16
+        assert film.size == (2*(3*34 + 2), 2*(2*34 + 2))                # zoomed twice; two rows of three
 
 @pytest.mark.parametrize('argv, n_tokens, expected', [((), 16, ('constant', 5.0)), ((), 256, ('linear', 4.0)),
                                                       (('--guidance', 'linear'), 16, ('linear', 4.0)),
@@ -213,14 +216,14 @@ def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, 
 def test_sample_to_a_folder(finished, tmp_path, capsys):
     out, _ = finished
     args = ['sample', '--checkpoint', out, '--per-class', 3, '--diff-steps', 2, '--batch-size', 4, '--out',
-            tmp_path/'many']
+            tmp_path/'cfg1.5']
     status, err = run(capsys, *args)
-    names = sorted(str(f.relative_to(tmp_path/'many')) for f in (tmp_path/'many').rglob('*.png'))
+    names = sorted(str(f.relative_to(tmp_path/'cfg1.5')) for f in (tmp_path/'cfg1.5').rglob('*.png'))
     assert status == 0 and len(names) == 6 and len({n.split('/')[0] for n in names}) == 2, err
     # folders begun before there was such an option go on
-    assert 'compile' not in json.loads((tmp_path/'many'/'pictures.json').read_text())['settings']
-    before = files(tmp_path/'many')
-    assert run(capsys, *args)[0] == 0 and files(tmp_path/'many') == before
+    assert 'compile' not in json.loads((tmp_path/'cfg1.5'/'pictures.json').read_text())['settings']
+    before = files(tmp_path/'cfg1.5')
+    assert run(capsys, *args)[0] == 0 and files(tmp_path/'cfg1.5') == before
     status, err = run(capsys, *args, '--seed', 1)
     assert status == 2 and 'seed was 0, is 1' in err
 
@@ -238,6 +241,7 @@ BAD = {
                            'VIRTUAL_imagenet256_labeled.npz'),
     'order that is none': (['sample', '--checkpoint', '{run}', '--order', 'spiral', '--out', '{tmp}/x.png'],
                            "no order 'spiral'"),
+    'file that is not written': (['sample', '--checkpoint', '{run}', '--out', '{tmp}/x.jpg'], 'no .jpg is written'),
     'missing folder': (['demo', '--data', '{tmp}/nowhere'], 'there is no'),
     'no pictures': (['demo', '--data', '{tmp}/empty'], 'holds no pictures'),
     'not a tar': (['reconstruct', '--data', '{tmp}/text.tar.gz'], 'neither a folder nor a tar'),

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
-from marlearn.data import load_shapes
+from marlearn.data import ImageData, load_shapes
 from marlearn.engine.pictures import load_data
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.heads import HeadConfig
@@ -551,6 +551,12 @@ def test_measure_tokenizer(small):
     unused = measure_tokenizer(Rounded(((-1.,)*3, (1.,)*3, (9.,)*3)), data, n=50, extractor=small, quiet=True)
     assert unused['codebook']['used'] == 2
     assert unused['codebook']['perplexity'] == pytest.approx(rough['codebook']['perplexity'])
+
+def test_measure_tokenizer_of_pictures_that_are_no_squares():
+    images = np.random.default_rng(0).integers(0, 256, (10, 3, 16, 32), np.uint8)
+    data = ImageData(images, np.zeros(10, np.int64), ('noise',), 'wide', 'drawn')
+    result = measure_tokenizer(PixelTokenizer(patch=4), data, n=10, extractor=PixelExtractor(), quiet=True)
+    assert result['tokens per picture'] == 4*8 and result['ssim'] == pytest.approx(1, abs=1e-4)
 
 def test_measure_tokenizer_refuses(small):
     data = load_shapes('test', n=20)

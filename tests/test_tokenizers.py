@@ -371,8 +371,8 @@ def test_adaptive_weight_is_the_ratio_of_gradients(g, images):
     assert_close(adaptive_weight(parts['loss'], 0*verdict, last), (by_hand[0]/1e-4).clamp(max=1e4))
     net.eval()                                          # BatchNorm: another call must not change the verdict
     verdict = -net(recon).mean()
-    charged = Adversary(net, weight=.5).charge(parts, recon, last)
-    assert_close(charged['loss'], parts['loss'] + .5*adaptive_weight(parts['loss'], verdict, last)*verdict)
+    with_verdict = Adversary(net, weight=.5).add_to_loss(parts, recon, last)
+    assert_close(with_verdict['loss'], parts['loss'] + .5*adaptive_weight(parts['loss'], verdict, last)*verdict)
 
 def test_hinge_loss():
     assert hinge_loss(torch.tensor([1., 5.]), torch.tensor([-1., -3.])) == 0

@@ -103,7 +103,8 @@ class Exercise:
         if answer is None or answer is ...: return open_still
         try:
             remark = self.check(answer)
-        except NotImplementedError: return open_still
+        except NotImplementedError:
+            return open_still
         except Wrong as e:
             where = f'  for        {e.where}\n' if e.where else ''
             saw, expected = short(e.saw), short(e.expected)

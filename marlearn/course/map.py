@@ -9,6 +9,10 @@ __all__ = ['PICTURES', 'BACKBONE', 'HEAD', 'LOOP', 'JUDGED', 'LESSONS', 'GLOSSAR
 # %% ../../nbs/course/map.ipynb #e3cbf4a8
 import html, textwrap
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+if TYPE_CHECKING: # matplotlib is imported only by what draws
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/course/map.ipynb #f321f8e1
 PICTURES, BACKBONE, HEAD = 'pictures and tokens', 'backbone: what is known, to z', 'head: z to a token'
@@ -108,7 +112,7 @@ class Table:
     width:int = 44 # characters of a column in text form; longer cells are wrapped
 
     def _repr_html_(self)->str:
-        def row(cells, tag):
+        def row(cells:tuple, tag:str)->str:
             inside = ''.join(f'<{tag} style="text-align:left">{html.escape(str(c))}</{tag}>' for c in cells)
             return f'<tr>{inside}</tr>'
         body = ''.join(row(r, 'td') for r in self.rows)
@@ -179,7 +183,11 @@ _PLACES = { # part of the map: left, bottom and width of its box in inches, and 
     JUDGED: (2.7, .05, 6.25, 4),
 }
 
-def _draw_part(ax, part, here):
+def _draw_part(
+    ax:'Axes',
+    part:str, # of the map
+    here:str, # name of the lesson that is marked
+)->None:
     "One part of the map, and its lessons: down each column, then on to the right"
     from matplotlib.pyplot import Rectangle
     left, bottom, width, columns = _PLACES[part]
@@ -196,7 +204,7 @@ def _draw_part(ax, part, here):
 
 def concept_map(
     here:str='', # name of a lesson; empty: none is marked
-):  # a matplotlib Figure
+)->'Figure':
     "Draw the parts of the method, the lessons in them, and where the reader is"
     import matplotlib.pyplot as plt
     names = [l.name for l in LESSONS]

@@ -21,7 +21,8 @@ def read_progress()->dict: # number -> {'passed': date or None, 'tries': count}
     "What was passed so far; a damaged file counts as empty"
     try:
         found = json.loads(progress_file().read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
+    except (OSError, ValueError):
+        return {}
     return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
 
 def record(
@@ -36,7 +37,8 @@ def record(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix='.progress')
-        with os.fdopen(handle, 'w', encoding='utf-8') as f: json.dump(found, f, indent=1)
+        with os.fdopen(handle, 'w', encoding='utf-8') as f:
+            json.dump(found, f, indent=1)
         os.replace(partial, path)
     except OSError as e:
         print(f'(your progress could not be written to {path}: {e.strerror or e}; '

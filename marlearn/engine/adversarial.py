@@ -119,7 +119,7 @@ class Adversary:
         self.net, self.weight, self.start = net, weight, start
         self.opt = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.9))
 
-    def charge(self,
+    def add_to_loss(self,
         parts:dict, # 'loss' and its parts
         recon:Tensor, # (B, C, H, W) copies, with their graph
         last:Tensor, # weight of the decoder's last layer

@@ -37,8 +37,10 @@ def snapshot(
     import torch.distributed.checkpoint.state_dict as dcp                  # here, because it takes a second to import
     whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = {'model': dcp.get_model_state_dict(model, options=whole)}
-    if ema: state['ema'] = dcp.get_model_state_dict(ema.model, options=whole)
-    if opt: state['optimizer'] = _moments(dcp.get_optimizer_state_dict(model, opt, options=whole))
+    if ema:
+        state['ema'] = dcp.get_model_state_dict(ema.model, options=whole)
+    if opt:
+        state['optimizer'] = _moments(dcp.get_optimizer_state_dict(model, opt, options=whole))
     return state
 
 # %% ../../nbs/engine/checkpoints.ipynb #74d905cb
@@ -80,7 +82,8 @@ def check_checkpoint(
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"checkpoint {folder} is damaged: state.json cannot be read") from None
     bad = [name for name, want in hashes.items() if not (folder/name).exists() or file_hash(folder/name) != want]
-    if not bad and json.loads((folder/'config.json').read_text()).get('step', step) != step: bad = ['state.json']
+    if not bad and json.loads((folder/'config.json').read_text()).get('step', step) != step:
+        bad = ['state.json']
     if bad:
         raise ValueError(f"checkpoint {folder} is damaged: {', '.join(bad)} missing or not as written; "
                          "use an earlier checkpoint")
@@ -100,7 +103,8 @@ def latest_checkpoint(
         try:
             check_checkpoint(folder)
             return folder
-        except (ValueError, FileNotFoundError) as e: warnings.warn(f'{e}; trying the one before')
+        except (ValueError, FileNotFoundError) as e:
+            warnings.warn(f'{e}; trying the one before')
     return None
 
 # %% ../../nbs/engine/checkpoints.ipynb #bef3fa12
@@ -123,7 +127,8 @@ def load_checkpoint(
     settings = json.loads((folder/'config.json').read_text())
     model = ImageModel(model_config_from(settings['model']))
     weights = [folder/'ema.safetensors', folder/'model.safetensors']
-    if not ema: weights.reverse()
+    if not ema:
+        weights.reverse()
     load_weights(model, next((path for path in weights if path.exists()), weights[0]))
     tokenizer = load_tokenizer(folder/'tokenizer').to(device)
     return Checkpoint(model.to(device).eval(), tokenizer, tuple(settings['classes']), state['step'], settings)
@@ -151,7 +156,8 @@ def resume(
             raise ValueError(f"{folder} can be sampled from but not resumed: it has no {name}.safetensors")
     shared = dist.is_available() and dist.is_initialized()
     is_reader = not shared or dist.get_rank() == 0
-    if is_reader: check_checkpoint(folder)
+    if is_reader:
+        check_checkpoint(folder)
     options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=shared)
     for net, name in ((model, 'model'), (ema.model, 'ema')):
         weights = read_weights(folder/f'{name}.safetensors', net.state_dict()) if is_reader else {}

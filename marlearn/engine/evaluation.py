@@ -26,6 +26,7 @@ from ..metrics import (
 from ..tokenizers import Tokenizer
 from ..train import step_generator
 from ..vae import psnr, ssim
+from ..vq import code_usage, nearest
 
 # %% ../../nbs/engine/evaluation.ipynb #7a09607c
 def _weight_file(path, name, what):
@@ -64,8 +65,7 @@ class FidelityExtractor(Extractor):
     def forward(self, images):
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images {tuple(images.shape)} must be (B, 3, H, W)")
-        pixels = ((images.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
-        found = self.net.convert_features_tuple_to_dict(self.net(pixels))
+        found = self.net.convert_features_tuple_to_dict(self.net(as_bytes(images)))
         logits = found.pop('logits_unbiased', None)
         _, features = found.popitem()
         if logits is None: return {'features': features}
@@ -129,26 +129,27 @@ def measure_tokenizer(
     quiet:bool=False, # no progress bar
 )->dict: # ready for JSON
     "What a tokenizer loses: PSNR, SSIM, Frechet distance of pictures and their copies, and the use of its codebook"
-    channels = data.images.shape[1]
+    channels, *size = data.images.shape[1:]
     if not 2 <= n <= len(data): raise ValueError(f"n={n} must lie in 2..{len(data)}, the pictures of '{data.name}'")
-    N, P = tokenizer.token_shape(data.images.shape[-1])
-    if tokenizer.channels != channels and tokenizer.stride == 1:
-        raise ValueError(f"pictures have {channels} channels, the tokenizer expects {tokenizer.channels}")
+    N, P = tokenizer.token_shape(size)
+    if channels != tokenizer.img_channels:
+        raise ValueError(f"pictures have {channels} channels, the tokenizer expects {tokenizer.img_channels}")
     extractor, tokenizer = (extractor or cifar10_classifier()).to(device), tokenizer.to(device)
     index, codebook = np.linspace(0, len(data) - 1, n).round().astype(int), tokenizer.codebook
     originals, copied, numbers, psnrs, ssims = Statistics(), Statistics(), Statistics(), [], []
-    used = None if codebook is None else torch.zeros(len(codebook), dtype=torch.int64)
+    codes = []
     with tqdm(total=n, desc=f'measuring {tokenizer.kind} tokenizer', unit='images', disable=quiet, leave=False) as bar:
         for at in range(0, n, batch_size):
             images = data.batch(index[at:at + batch_size], device=device)[0]
             tokens = tokenizer.encode(images)
-            copies = as_saved(tokenizer.decode(tokens))
+            copies = as_saved(tokenizer.decode(tokens, tokenizer.grid_shape(size)))
             originals.update(extractor(images)['features'])
             copied.update(extractor(copies)['features'])
             numbers.update(tokens.reshape(-1, 1))
             psnrs.append(psnr(images, copies).cpu())
             ssims.append(ssim(images, copies).cpu())
-            if used is not None: used += _count_codes(tokens, codebook)
+            if codebook is not None:
+                codes.append(nearest(tokens.flatten(0, 1).float(), codebook.float()).cpu())
             bar.update(len(images))
     psnrs = torch.cat(psnrs)
     distance = 'rFID' if extractor.name == 'inception' else f"reconstruction {result_name('distance', extractor)}"
@@ -157,16 +158,11 @@ def measure_tokenizer(
               'std of tokens': numbers.cov.sqrt().item(),
               'psnr': psnrs.mean().item() if psnrs.isfinite().all() else None, 'ssim': torch.cat(ssims).mean().item(),
               'extractor': extractor.name, distance: originals.distance(copied)}
-    if used is not None:
-        share = used.double()/used.sum()
-        perplexity = torch.exp(-torch.xlogy(share, share).sum()).item()  # codes that would be as varied, used equally
-        result['codebook'] = {'codes': len(used), 'used': int((used > 0).sum()), 'perplexity': perplexity}
+    if codebook is not None:
+        V = len(codebook)
+        usage = code_usage(torch.cat(codes), V)
+        result['codebook'] = {'codes': V, 'used': round(usage['used']*V), 'perplexity': usage['perplexity']}
     return result
-
-def _count_codes(tokens, codebook):
-    "How often each code is the nearest one"
-    nearest = torch.cdist(tokens.flatten(0, 1).float(), codebook.float()).argmin(1)
-    return nearest.cpu().bincount(minlength=len(codebook))
 
 # %% ../../nbs/engine/evaluation.ipynb #21941c67
 def fingerprint(*modules:nn.Module)->int:
@@ -281,7 +277,7 @@ class PictureFolder:
         if not missing: return
         n = sum(len(self.files[self.part(k)]) for k in missing)
         side = self.tokenizer.stride*self.tokenizer.patch*round(self.model.config.n_tokens**.5)
-        need, free = n*max(4096, self.tokenizer.channels*side**2), shutil.disk_usage(self.folder).free
+        need, free = n*max(4096, self.tokenizer.img_channels*side**2), shutil.disk_usage(self.folder).free
         if need > free:
             raise OSError(f"{n} pictures take up to {need/1e9:.2g} GB, and in {self.folder} {free/1e9:.2g} GB are "
                           "free: nothing was drawn")
@@ -302,7 +298,8 @@ class PictureFolder:
         before, since = None, time.monotonic()
         while missing := [k for k in range(len(self)) if not self.done(k)]:
             there = sum(f.exists() for f in self.files)
-            if there != before: before, since = there, time.monotonic()
+            if there != before:
+                before, since = there, time.monotonic()
             if time.monotonic() - since > timeout:
                 ranks = ', '.join(map(str, sorted({k % world_size for k in missing})))
                 raise TimeoutError(f"no new picture in {self.folder} for {timeout:.0f} seconds, and {len(missing)} "
@@ -442,7 +439,8 @@ def evaluate(
     per_seed, what = [], 'measuring' if folder else 'drawing pictures'
     with _evaluation_mode(model), tqdm(total=n*len(seeds), desc=what, unit='images', disable=quiet, leave=False) as bar:
         for seed in seeds:
-            if folder: folders[seed].wait(world_size, timeout)
+            if folder:
+                folders[seed].wait(world_size, timeout)
             found, begun = [], time.perf_counter()
             for k, part in enumerate(labels.split(batch_size)):
                 if folder:

@@ -36,8 +36,8 @@ def pick_precision(
         if torch.cuda.is_bf16_supported(including_emulation=False): return torch.bfloat16, 'this GPU has bf16 units'
         return torch.float32, 'this GPU has no bf16 units'
     if kind != 'cpu': return torch.float32, f'bf16 is not tested on {kind}'
-    if not hasattr(torch.cpu,
-                   'get_capabilities'): return torch.float32, 'this PyTorch cannot say what the CPU multiplies'
+    if not hasattr(torch.cpu, 'get_capabilities'):
+        return torch.float32, 'this PyTorch cannot say what the CPU multiplies'
     able = torch.cpu.get_capabilities()
     found = [name for name in BF16_UNITS if able.get(name)]
     if found: return torch.bfloat16, f'this CPU has {found[0]}'
@@ -67,7 +67,8 @@ def cast_linear_layers(
 )->nn.Module: # the same
     "Keep the weights of linear layers in the type in which `autocast(device, dtype)` multiplies them"
     for layer in model.modules():
-        if isinstance(layer, nn.Linear): layer.to(dtype)
+        if isinstance(layer, nn.Linear):
+            layer.to(dtype)
     return model
 
 # %% ../../nbs/engine/hardware.ipynb #c8311fac
@@ -111,7 +112,8 @@ def compile_model(
         is_head = not isinstance(part, Block)
         part.compile(dynamic=True, options={'triton.cudagraphs': True} if graphs and is_head else None)
     try:
-        if first_call: first_call()
+        if first_call:
+            first_call()
     except Exception as e: # no compiler, a GPU that is not known, a full disk: there are all kinds of errors
         torch.compiler.set_stance('force_eager') # from here on, for the whole process
         reason = (str(e).splitlines() or [''])[0]

@@ -67,8 +67,10 @@ def _vae_levels(config, direction):
             kind = 'block' if mult == config.mults[level] else 'widening block'
             layers.append((f'{direction}.{level}.block.{b}', kind))
             mult = config.mults[level]
-            if level in attn_levels: layers.append((f'{direction}.{level}.attn.{b}', 'attention'))
-        if level != levels[-1]: layers.append((f'{direction}.{level}.{direction}sample', 'resampling'))
+            if level in attn_levels:
+                layers.append((f'{direction}.{level}.attn.{b}', 'attention'))
+        if level != levels[-1]:
+            layers.append((f'{direction}.{level}.{direction}sample', 'resampling'))
     return layers
 
 _MIDDLE = [('mid.block_1', 'block'), ('mid.attn_1', 'attention'), ('mid.block_2', 'block')]
@@ -153,8 +155,10 @@ def _weights(source, keys):
         if key is None:
             raise ValueError(f"the checkpoint holds {_listed(map(str, found))}, but none of {', '.join(keys)}")
         state, settings = found[key], found.get('args', {})
-    if isinstance(settings, argparse.Namespace): settings = vars(settings)
-    if not isinstance(settings, Mapping): settings = {}
+    if isinstance(settings, argparse.Namespace):
+        settings = vars(settings)
+    if not isinstance(settings, Mapping):
+        settings = {}
     return {str(k).removeprefix('module.').removeprefix('_orig_mod.'): v for k, v in state.items()}, settings
 
 # %% ../../nbs/engine/official.ipynb #8f2bf1fe
@@ -163,7 +167,8 @@ def _size(what, state, *places):
     votes = Counter()
     for name, dim, *divisor in places:
         tensor = state.get(name)
-        if isinstance(tensor, Tensor) and tensor.ndim > dim: votes[tensor.shape[dim]//(divisor or [1])[0]] += 1
+        if isinstance(tensor, Tensor) and tensor.ndim > dim:
+            votes[tensor.shape[dim]//(divisor or [1])[0]] += 1
     if not votes:
         raise ValueError(f"this is no official {what} state dict: it holds {_listed(state, 5) or 'nothing'}; "
                          f"missing {_listed({name for name, *_ in places})}")
@@ -197,7 +202,8 @@ def _mar_config(state, settings, heads):
              ('decoder_embed.weight', 0))
     length = size(('encoder_pos_embed_learned', 1), ('decoder_pos_embed_learned', 1))
     N = _n_tokens(state, length)
-    if heads is None: heads = _attention_heads(settings, D)
+    if heads is None:
+        heads = _attention_heads(settings, D)
     hidden = size(*((f'{part}_blocks.0.mlp.fc1.{w}', 0) for part in ('encoder', 'decoder') for w in ('weight', 'bias')))
     head_width = size(('diffloss.net.input_proj.weight', 0), ('diffloss.net.cond_embed.weight', 0),
                       ('diffloss.net.final_layer.linear.weight', 1))

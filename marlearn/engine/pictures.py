@@ -25,7 +25,8 @@ _CACHED = ('images.npy', 'labels.npy', 'meta.json')
 def _close_gaps(folder, images, filled):
     "Keep the rows of `images` that were filled, one by one: all of them may not fit in memory"
     whole = np.lib.format.open_memmap(folder/'whole.npy', 'w+', np.uint8, (int(filled.sum()), *images.shape[1:]))
-    for row, old_row in enumerate(np.flatnonzero(filled)): whole[row] = images[old_row]
+    for row, old_row in enumerate(np.flatnonzero(filled)):
+        whole[row] = images[old_row]
     whole.flush()
     os.replace(folder/'whole.npy', folder/'images.npy')
 
@@ -45,7 +46,8 @@ def write_cache(
             for row, picture, label in pictures:
                 images[row], labels[row], filled[row] = picture, label, True
             images.flush()
-            if not filled.all(): _close_gaps(new, images, filled)
+            if not filled.all():
+                _close_gaps(new, images, filled)
             np.save(new/'labels.npy', labels[filled])
             (new/'meta.json').write_text(json.dumps(meta))
             (new/'checksums.json').write_text(json.dumps({name: file_hash(new/name) for name in _CACHED}))
@@ -84,7 +86,8 @@ def through_cache(
         raise OSError(f"the image cache {folder} can neither be read nor replaced: "
                       "remove it, or set MARLEARN_CACHE to another folder")
     images, labels, meta = found
-    for note in meta.get('notes', ()): warnings.warn(note)          # what was odd when it was made is still odd
+    for note in meta.get('notes', ()):
+        warnings.warn(note) # what was odd when it was made is still odd
     return ImageData(images, labels, tuple(meta['classes']), meta['name'], source)
 
 # %% ../../nbs/engine/pictures.ipynb #ed3ef917
@@ -139,8 +142,10 @@ def _list_folder(path):
             starts += [Path(folder, s) for s in subfolders if os.path.islink(Path(folder, s))]
             for f in sorted(files):
                 file = Path(folder, f)
-                try: version = file.stat().st_size, file.stat().st_mtime_ns
-                except OSError: version = None                      # a dangling link: reported when it is read
+                try:
+                    version = file.stat().st_size, file.stat().st_mtime_ns
+                except OSError:
+                    version = None # a dangling link: reported when it is read
                 yield (inside/f).as_posix(), version, file.read_bytes
 
 def _list_tar(path):
@@ -158,10 +163,14 @@ def list_members(
 )->Iterator[tuple]: # (name inside `path`, version, function that returns its bytes)
     "Every file of a folder or tar; those of a tar have to be read on the way"
     try:
-        if path.is_dir(): yield from _list_folder(path)
-        elif tarfile.is_tarfile(path): yield from _list_tar(path)
-        else: raise tarfile.ReadError('it is neither a folder nor a tar file')
-    except Exception as e: raise ValueError(f"{path} could not be read: {e}") from e
+        if path.is_dir():
+            yield from _list_folder(path)
+        elif tarfile.is_tarfile(path):
+            yield from _list_tar(path)
+        else:
+            raise tarfile.ReadError('it is neither a folder nor a tar file')
+    except Exception as e:
+        raise ValueError(f"{path} could not be read: {e}") from e
 
 # %% ../../nbs/engine/pictures.ipynb #cfc26fe8
 _SPLITS = {'train': 'train', 'training': 'train', 'test': 'test', 'val': 'test', 'valid': 'test', 'validation': 'test'}
@@ -170,7 +179,8 @@ def _find_splits(folders):
     "Which part of each folder's path names the split: {folder: position or None}"
     siblings = {}                                                       # folder -> names of the folders in it
     for parts in folders:
-        for d, name in enumerate(parts): siblings.setdefault(parts[:d], set()).add(name.lower())
+        for d, name in enumerate(parts):
+            siblings.setdefault(parts[:d], set()).add(name.lower())
     def position(parts):
         for d, name in enumerate(parts):
             holds_folders, only_splits = d + 1 < len(parts), siblings[parts[:d]] <= _SPLITS.keys()
@@ -181,7 +191,8 @@ def _without_wrapper(paths):
     "Cut off the folders that all paths share; at least one stays"
     inner = {p for p in paths if p}
     shared = os.path.commonprefix(list(inner))
-    if inner == {shared}: shared = shared[:-1]
+    if inner == {shared}:
+        shared = shared[:-1]
     return {p: p[len(shared):] for p in paths}
 
 # %% ../../nbs/engine/pictures.ipynb #e2f3e684
@@ -192,7 +203,8 @@ def _refuse_two_readings(paths, tops):
     "Refuse a tree whose folders name classes in two ways, and say which"
     owners = {}                                                     # inner folder -> the outer ones that have it
     for p in paths:
-        if len(p) > 1: owners.setdefault(p[-1], set()).add(p[0])
+        if len(p) > 1:
+            owners.setdefault(p[-1], set()).add(p[0])
     if any(len(outer) == 1 for outer in owners.values()):           # so not a name in every class, like 'images'
         readings = [_shorten({p[at] for p in paths if p}) for at in (0, -1)]
         raise ValueError(f"folders lie in folders, so the classes may be {readings[0]}, or else {readings[1]}: "
@@ -213,11 +225,14 @@ def class_of_each(
     split, path, tops = {}, {}, {}
     for f, d in position.items():
         split[f] = None if d is None else _SPLITS[f[d].lower()]
-        if d is None: path[f] = f
-        elif not split_first: path[f] = f[:d]
+        if d is None:
+            path[f] = f
+        elif not split_first:
+            path[f] = f[:d]
         else:
             path[f] = f[d + 1:]
-            if path[f]: tops.setdefault(f[d], set()).add(f[:d])
+            if path[f]:
+                tops.setdefault(f[d], set()).add(f[:d])
     shorter = _without_wrapper(set(path.values()))
     if not any(shorter.values()): return {n: (split[f], root) for n, f in folder_of.items()}
     _refuse_two_readings(shorter.values(), tops)
@@ -234,14 +249,17 @@ def open_picture(
     "Decode a picture of the usual formats, the right way up and without transparency"
     count = Counter() if count is None else count
     picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
-    try: orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception: orientation = 1                               # damaged EXIF data does not spoil the pixels
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        orientation = 1 # damaged EXIF data does not spoil the pixels
     if orientation in range(2, 9):
         count['turned, as their EXIF data says'] += 1
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in picture.info and picture.mode[0] != 'I':
         picture = picture.convert('RGBA')
-        if picture.getchannel('A').getextrema()[0] < 255: count['laid on white, where transparent'] += 1
+        if picture.getchannel('A').getextrema()[0] < 255:
+            count['laid on white, where transparent'] += 1
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
     if picture.mode[0] == 'I' and picture.getextrema()[1] < 1 << 12:
         count['nearly black: 16 bits a pixel, of which they use 12 at most'] += 1
@@ -282,11 +300,14 @@ def _cache_batches(folder, path, names, split, img_size):
     def rows():
         for name, _, read in list_members(path):
             if name not in wanted: continue
-            try: pictures, labels = read_batch(name, read())
-            except Exception as e: raise ValueError(f"{name} in {path} is not a batch of CIFAR-10: {e}") from e
+            try:
+                pictures, labels = read_batch(name, read())
+            except Exception as e:
+                raise ValueError(f"{name} in {path} is not a batch of CIFAR-10: {e}") from e
             first = _ROWS*wanted.index(name)
             for i, (picture, label) in enumerate(zip(pictures, labels)):
-                if img_size != 32: picture = centre_crop(Image.fromarray(picture.transpose(1, 2, 0)), img_size)
+                if img_size != 32:
+                    picture = centre_crop(Image.fromarray(picture.transpose(1, 2, 0)), img_size)
                 yield first + i, picture, label
     n = _ROWS*len(wanted)
     bar = tqdm(rows(), total=n, desc=f'decoding {split} pictures', leave=False)
@@ -301,14 +322,16 @@ def left_out(
     names, notes = list(names), []
     homeless = [n for n in names if is_picture(n) and n not in places]
     total = len(homeless) + len(places)
-    if homeless: notes.append(f"left out {len(homeless)} of {total} pictures, in no class folder: {_shorten(homeless)}")
+    if homeless:
+        notes.append(f"left out {len(homeless)} of {total} pictures, in no class folder: {_shorten(homeless)}")
     unread = [n for n in names if _ending(n) in UNREAD_ENDINGS and not _hidden(n)]
     if unread:
         counts = ', '.join(f'{k} {ending}' for ending, k in Counter(map(_ending, unread)).most_common())
         notes.append(f"left out, for formats that are not read: {counts}")
         full = {str(folder) for n in places for folder in PurePosixPath(n).parents}
         empty = {str(PurePosixPath(n).parent) for n in unread} - full
-        if empty: notes[-1] += f"; nothing else is in {_shorten(empty)}"
+        if empty:
+            notes[-1] += f"; nothing else is in {_shorten(empty)}"
     return notes
 
 def _decoded(path, places, row_of, label_of, img_size, notes):
@@ -316,18 +339,24 @@ def _decoded(path, places, row_of, label_of, img_size, notes):
     broken, unusual = [], Counter()
     for name, _, read in list_members(path):
         if name not in row_of: continue
-        try: picture = centre_crop(open_picture(read(), unusual), img_size)
-        except Exception as e: broken.append(f'{name} ({e})')       # Pillow raises all kinds of errors
-        else: yield row_of[name], picture, label_of[places[name][1]]
+        try:
+            picture = centre_crop(open_picture(read(), unusual), img_size)
+        except Exception as e:
+            broken.append(f'{name} ({e})') # Pillow raises all kinds of errors
+        else:
+            yield row_of[name], picture, label_of[places[name][1]]
     n, named = len(row_of), '; '.join(broken[:5]) + (' ...' if len(broken) > 5 else '')
     if len(broken) == n: raise ValueError(f"none of the {n} pictures in {path} could be read; the first: {broken[0]}")
-    if broken: notes.append(f"skipped {len(broken)} of {n} pictures in {path} that could not be read: {named}")
+    if broken:
+        notes.append(f"skipped {len(broken)} of {n} pictures in {path} that could not be read: {named}")
     notes += [f"{count} of {n} pictures in {path}: {what}" for what, count in unusual.items()]
 
 def _cache_pictures(folder, path, names, split, img_size, root):
     "Write the cache of pictures in a folder or tar"
-    try: places = class_of_each([n for n in names if is_picture(n)], root)
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    try:
+        places = class_of_each([n for n in names if is_picture(n)], root)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
     if not places:
         endings = ', '.join(sorted(PICTURE_ENDINGS))
         raise FileNotFoundError(f"{path} holds no pictures ({endings}); expected FOLDER/CLASS/picture.jpg")
@@ -360,15 +389,18 @@ def load_path(
     if path.is_dir():
         members = [(name, version) for name, version, _ in list_members(path)]
         files = [(name, version) for name, version in members if is_picture(name) or _is_batch(name)]
-    else: files = [(path.stat().st_size, path.stat().st_mtime_ns)]
+    else:
+        files = [(path.stat().st_size, path.stat().st_mtime_ns)]
     identity = json.dumps([str(path.resolve()), files, split, img_size, _VERSION])
     root = Path(os.path.abspath(path)).name.split('.')[0] or 'pictures'
     folder = cache_dir()/f'{root}-{split}-{img_size}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}'
     def write():
         names = [name for name, *_ in (members if path.is_dir() else list_members(path))]
         batches = [name for name in names if _is_batch(name)]
-        if batches: _cache_batches(folder, path, batches, split, img_size)
-        else: _cache_pictures(folder, path, names, split, img_size, root)
+        if batches:
+            _cache_batches(folder, path, batches, split, img_size)
+        else:
+            _cache_pictures(folder, path, names, split, img_size, root)
     return through_cache(folder, str(path), write)
 
 # %% ../../nbs/engine/pictures.ipynb #6b2a6b7c
@@ -398,8 +430,10 @@ def download_cifar10()->Path|None:
         with tempfile.TemporaryDirectory(dir=cache_dir()) as unfinished:
             download_url(Official.url, unfinished, Official.filename, Official.tgz_md5)
             os.replace(Path(unfinished, Official.filename), cache_dir()/Official.filename)
-    except (OSError, RuntimeError) as e: print(f'CIFAR-10 could not be downloaded: {e}', file=sys.stderr)
-    finally: socket.setdefaulttimeout(usual_timeout)
+    except (OSError, RuntimeError) as e:
+        print(f'CIFAR-10 could not be downloaded: {e}', file=sys.stderr)
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
     return _cifar10_in(cache_dir())
 
 def find_cifar10(
