@@ -430,6 +430,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'marlearn/engine/commands.py'),
                                           'marlearn.engine.commands.show_number': ( 'engine/commands.html#show_number',
                                                                                     'marlearn/engine/commands.py'),
+                                          'marlearn.engine.commands.sigterm_received': ( 'engine/commands.html#sigterm_received',
+                                                                                         'marlearn/engine/commands.py'),
                                           'marlearn.engine.commands.this_process': ( 'engine/commands.html#this_process',
                                                                                      'marlearn/engine/commands.py'),
                                           'marlearn.engine.commands.write_result': ( 'engine/commands.html#write_result',

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from importlib import import_module
@@ -102,6 +103,18 @@ def test_reconstruct_and_info(folder, tmp_path, capsys):
     shown = capsys.readouterr().out
     for word in ('torch', 'precision', 'device', 'data', 'presets'):
         assert word in shown
+
+def test_training_in_a_thread(folder, tmp_path):
+    "As a notebook server may do it: no signal can be handled there"
+    argv = ['train', '--preset', 'tiny', '--data', str(folder), '--out', str(tmp_path/'run'), '--train.steps', '2']
+    ended = []
+    def train():
+        try: main(argv)
+        except SystemExit as e: ended.append(e.code)
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert not ended and read_log(tmp_path/'run'/'log.jsonl')[-1]['step'] == 2
 
 def test_train_then_resume(folder, tmp_path, capsys):
     base = ['train', '--preset', 'tiny', '--data', folder, '--out', tmp_path/'run', '--train.batch-size', 8,

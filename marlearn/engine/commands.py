@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLING', 'NOT_WRITTEN', 'NO_STATISTICS', 'Features', 'this_process', 'open_checkpoint', 'class_number', 'config_of',
-           'compile_to_draw', 'Train', 'Sample', 'get_extractor', 'load_reference', 'show_number', 'write_result',
-           'Evaluate', 'MeasureTokenizer', 'Reconstruct', 'TrainTokenizer', 'Cache', 'Plan', 'Info']
+           'compile_to_draw', 'sigterm_received', 'Train', 'Sample', 'get_extractor', 'load_reference', 'show_number',
+           'write_result', 'Evaluate', 'MeasureTokenizer', 'Reconstruct', 'TrainTokenizer', 'Cache', 'Plan', 'Info']
 
 # %% ../../nbs/engine/commands.ipynb #27370bb2
 import json
@@ -13,8 +13,10 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, TYPE_CHECKING
@@ -24,7 +26,7 @@ from .plan import GPUS
 from .run import RunConfig
 from .tokenizers import TokenizerConfig
 if TYPE_CHECKING: # named in hints; imported only where they are used, so that help comes at once
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from torch import Tensor
     from marlearn.data import ImageData
     from marlearn.engine.checkpoints import Checkpoint
@@ -101,6 +103,19 @@ def compile_to_draw(
         print(done)
 
 # %% ../../nbs/engine/commands.ipynb #22e32be0
+@contextmanager
+def sigterm_received()->'Iterator[Callable[[], bool]]':
+    "Within it, SIGTERM ends nothing: the function says whether it came. Schedulers ask a job to stop with it"
+    received = []
+    if threading.current_thread() is not threading.main_thread(): # no other thread may handle signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
 @dataclass(frozen=True, kw_only=True)
 class Train(RunConfig):
     "Train a model. Start from a preset (--preset NAME) and override any field; run again with --resume to go on"
@@ -124,12 +139,10 @@ class Train(RunConfig):
             raise ValueError("--shard cuts a model into pieces for several processes: start them with "
                              "torchrun --nproc_per_node=N -m marlearn train ...")
         processes = MultiProcess(self.shard, self.timeout) if launched() else SingleProcess()
-        stop_signals = []
-        before = signal.signal(signal.SIGTERM, lambda *_: stop_signals.append(True)) # schedulers ask with SIGTERM
         try:
-            self.work(processes, should_stop=lambda: bool(stop_signals))
+            with sigterm_received() as should_stop:
+                self.work(processes, should_stop)
         finally:
-            signal.signal(signal.SIGTERM, before)
             if launched():
                 processes.close()
 
