@@ -4,7 +4,7 @@ import copy
 import sys
 from pathlib import Path
 import torch
-from marlearn.engine.hardware import compile_model, pick_device, pick_precision
+from marlearn.engine.hardware import compile_model, pick_device, pick_precision, training_attention
 from marlearn.mar import count_parameters, ImageModel
 from marlearn.orders import draw_n_known, make_order
 from marlearn.train import EMA, make_optimizer, step_generator, train_step, TrainConfig
@@ -33,7 +33,8 @@ def work(name, mode, batch, device, seed=0):
     ema, opt, dtype = EMA(model, 0.9999), make_optimizer(model, TrainConfig(lr=1e-4)), pick_precision(device)[0]
     compile_model(model, mode == 'compiled', device=device)
     def step():
-        parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
+        with training_attention(device, dtype): # as `engine.run.fit` does
+            parts = train_step(model, tokens, labels, opt, generator=generator(), dtype=dtype)
         ema.update(model, 10**6)
         return parts
     return step

@@ -550,6 +550,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'marlearn/engine/hardware.py'),
                                           'marlearn.engine.hardware.pick_precision': ( 'engine/hardware.html#pick_precision',
                                                                                        'marlearn/engine/hardware.py'),
+                                          'marlearn.engine.hardware.training_attention': ( 'engine/hardware.html#training_attention',
+                                                                                           'marlearn/engine/hardware.py'),
                                           'marlearn.engine.hardware.worth_compiling': ( 'engine/hardware.html#worth_compiling',
                                                                                         'marlearn/engine/hardware.py')},
             'marlearn.engine.latents': { 'marlearn.engine.latents.LatentData': ( 'engine/latents.html#latentdata',

@@ -31,6 +31,7 @@ def measure_speed(
     seconds:float=4.0, # how long to measure
 )->float: # training images per second
     "Time some training steps of a throw-away model"
+    from marlearn.engine.hardware import training_attention
     from marlearn.train import make_optimizer, new_model, step_generator, train_step
     model = new_model(config.model, tokenizer).to(device).train()
     opt, B = make_optimizer(model, config.train), config.train.batch_size
@@ -40,7 +41,8 @@ def measure_speed(
         tokens = tokenizer.codebook[:1].expand_as(tokens).to(device)
     labels = torch.zeros(B, dtype=torch.long, device=device)
     def step()->None:
-        train_step(model, tokens, labels, opt, generator=generator, dtype=dtype)['loss'].item()
+        with training_attention(device, dtype):
+            train_step(model, tokens, labels, opt, generator=generator, dtype=dtype)['loss'].item()
     for _ in range(2):
         step() # the first ones allocate
     start, n = time.perf_counter(), 0

@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 from .checkpoints import list_checkpoints, resume, save_checkpoint, snapshot
-from .hardware import compile_model, pick_precision
+from .hardware import compile_model, pick_precision, training_attention
 from ..files import save_weights
 from ..heads import ResBlock
 from ..mar import ImageModel, model_config_from, ModelConfig
@@ -353,7 +353,7 @@ def fit(
     bar = tqdm(total=train.steps*train.batch_size, initial=start*train.batch_size, desc='training', unit='images',
                unit_scale=True, disable=not is_first)
     recent, skipped_in_a_row = _RecentSteps(), 0
-    with bar, activation_checkpointing(model, train.recompute):
+    with bar, activation_checkpointing(model, train.recompute), training_attention(device, dtype):
         for step, batch in zip(steps, batches):
             for group in opt.param_groups:
                 group['lr'] = learning_rate(train, step)
