@@ -46,6 +46,7 @@ def measure(name, batch, scale, repeats, device, ar_steps=16, diff_steps=100, mo
     "One setting's rows of the table"
     held = {}
     for mode in modes if memory else ():
+        if mode == 'compiled': continue # the compiler's own memory would be counted
         call = f"remember({name!r}, {mode!r}, {batch}, {scale}, {device!r}, {ar_steps})"
         code = f"import benchmarks.sample; benchmarks.sample.{call}"
         held[mode] = peak_memory(code, min(3, repeats))

@@ -56,6 +56,7 @@ def measure(name, batch, repeats, device, modes=('plain', 'default', 'compiled')
     "One model's rows of the table"
     held = {} # first: later this process is large itself
     for mode in modes if memory else ():
+        if mode == 'compiled': continue # the compiler's own memory would be counted
         code = f"import benchmarks.train as t; t.remember({name!r}, {mode!r}, {batch}, {device!r})"
         held[mode] = peak_memory(code, min(3, repeats))
     cases = {mode: work(name, mode, batch, device) for mode in modes}
