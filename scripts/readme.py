@@ -51,16 +51,15 @@ def engine_cell()->str:
         'module promises, how it is used, and cells that prove it.', '',
         '| notebook | module | what it promises |', '|---|---|---|', *rows])
 
-# mode in the results -> column; others, like one that saves memory, have no place in a short table
-MODES = {m: m for m in ('plain', 'default', 'compiled', 'fastest')} | {'fast': 'default', 'approximate': 'fastest'}
+MODES = ('plain', 'default', 'compiled', 'fastest') # the columns of the table
 
 def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, and how many times as fast as plain
     "What benchmarks/results say, for the short table"
     work = {}
     for what in ('train', 'sample'):
         for row in load(results/f'{what}.json')['rows']:
-            model, batch, column = row['model'], row['batch'], MODES.get(row['mode'])
-            if not column or (column == 'fastest' and model != 'toy'): continue  # judged with the toy only
+            model, batch, column = row['model'], row['batch'], row['mode']
+            if column == 'fastest' and model != 'toy': continue  # judged with the toy only
             name = f'training step, {model}, {batch} pictures'
             if what == 'sample':
                 name = f"drawing {batch} pictures, {model}, guidance {row['cfg_scale']:g}"
@@ -72,8 +71,8 @@ def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"
     train, sample, startup = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup'))
     m, work = train['machine'], timings()
-    kind = m['processor'] if 'processor' in m else f"{m['cpu']} with {m['simd']}"
-    columns = [c for c in ('plain', 'default', 'compiled', 'fastest') if any(c in row for row in work.values())]
+    kind = f"{m['cpu']} CPU with {', '.join([m['simd'], *m['bf16 units']])}"
+    columns = [c for c in MODES if any(c in row for row in work.values())]
     rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
     waits = ', '.join(f"{r['median']:.1f} s for `{r['what']}`" for r in startup['rows'] if 'what' in r)
     return '\n'.join(['## Speed', '',
@@ -85,8 +84,7 @@ def speed_cell()->str:
         '*Fastest* is approximate: of the ways with fewer sets of tokens and fewer steps, it is the fastest whose '
         'Frechet distance three seeds cannot tell from that of the exact way. That was measured with the toy model '
         'only.', '',
-        '![Two panels. How many times as fast as plain each way is, and Frechet distance over time for many ways of '
-        'drawing](images/speed.png)', '',
+        '![Frechet distance over the time for a picture, for many ways of drawing](images/front.png)', '',
         f"Repeat it with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
         *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
