@@ -50,7 +50,7 @@ def test_one_notebook_one_module():
             assert place.name[3:] == module and module in LESSONS
 
 def test_checks_are_those_of_the_lessons():
-    exported = {nb.stem[3:]: set(re.findall(r'^#\|\s*export\s+(\S+)', '\n'.join(sources(nb, 'code')), re.M))
+    exported = {nb.stem[3:]: set(re.findall(r'^#\|[ \t]*export[ \t]+(\S+)', '\n'.join(sources(nb, 'code')), re.M))
                 for nb in NOTEBOOKS if nb.stem[3:] in LESSONS}
     for lesson, targets in exported.items():
         assert targets <= {f'course.checks.{lesson}'}, lesson
