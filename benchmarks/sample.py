@@ -32,7 +32,7 @@ def work(name, mode, batch, scale, device, ar_steps=16, diff_steps=100, seed=0):
     def generator(): return torch.Generator(device).manual_seed(seed)
     if mode == 'plain': return lambda: plain.generate(model, labels, generator=generator(), **options)
     cast_linear_layers(model, dtype)
-    compile_model(model, mode == 'compiled', device=device, graphs=True)
+    compile_model(model, mode == 'compiled', device=device, drawing=True)
     def draw():
         with autocast(device, dtype): return generate(model, labels, generator=generator(), **options)
     return draw

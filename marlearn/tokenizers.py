@@ -36,10 +36,10 @@ def unpatchify(
     "Put tokens back where `patchify` took them from"
     B, N, P = tokens.shape
     if P % patch**2: raise ValueError(f"tokens of {P} numbers are no {patch}x{patch} cells of whole channels")
-    rows, columns = grid or (math.isqrt(N), math.isqrt(N))
-    if rows*columns != N:
-        fault = f"do not fill grid={tuple(grid)}" if grid else "are no square grid: pass grid=(rows, columns)"
-        raise ValueError(f"{N} tokens {fault}")
+    side = math.isqrt(N)
+    if grid is None and side*side != N: raise ValueError(f"{N} tokens are no square grid: pass grid=(rows, columns)")
+    rows, columns = grid or (side, side)
+    if rows < 1 or rows*columns != N: raise ValueError(f"{N} tokens do not fill grid={tuple(grid)}")
     cut = tokens.reshape(B, rows, columns, P//patch**2, patch, patch)
     return cut.permute(0, 3, 1, 4, 2, 5).reshape(B, -1, rows*patch, columns*patch)
 
@@ -100,7 +100,7 @@ class Tokenizer(nn.Module):
         "How the tokens of a picture lie"
         sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else (img_size, img_size)
         cells = self.stride*self.patch
-        if any(side % cells for side in sides):
+        if any(side < 1 or side % cells for side in sides):
             raise ValueError(f"pictures of {sides[0]}x{sides[1]} pixels cannot be cut: a side is not a multiple of "
                              f"{cells}, the pixels per token side of this tokenizer")
         return sides[0]//cells, sides[1]//cells

@@ -23,7 +23,7 @@ srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node=8 --max-restarts=3 --shu
 
 # Done, or is there something left? The last checkpoint's name tells.
 last=$(ls -d runs/mar-l/checkpoints/step-???????? | tail -n 1)
-steps=$(python -c "from marlearn.presets import mar_large; print(f'{mar_large().train.steps:08d}')")
+steps=$(python -c "from marlearn.engine.presets import mar_large; print(f'{mar_large().train.steps:08d}')")
 [ "${last#*step-}" = "$steps" ] || scontrol requeue "$SLURM_JOB_ID"
 
 # When it is done, the same line with another command measures it; all GPUs draw, into runs/mar-l/evaluation-pictures,

@@ -351,3 +351,10 @@ def test_help_answers_without_loading_torch():
 def test_a_commands_help_takes_little_more_than_torch(command):
     "1.3 times is promised (benchmarks.startup); twice would be another kind of import"
     assert seconds('-m', 'marlearn', command, '--help') < 2*seconds('-c', 'import torch')
+
+@pytest.mark.parametrize('option', ['--help', '--version'])
+def test_output_that_nobody_reads_is_no_error(option):
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, '-m', 'marlearn', option], **pipes)
+    process.stdout.close() # as `| true` does
+    assert b'Traceback' not in process.stderr.read() and process.wait() in (0, 141)

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_compiled_steps_agree_and_do_not_compile_again(from_scratch):
 @no_fall_back
 def test_a_compiled_drawing_is_the_same(from_scratch):
     plain, model = ready_to_draw(), ready_to_draw()
-    compile_model(model, True, device='cpu')
+    compile_model(model, True, device='cpu', drawing=True)
     for options in ({}, {'cfg_scale': 3.0}): # guidance is linear: another scale in every set
         assert alike(draw(model, **options), draw(plain, **options))
     before = versions()
@@ -84,6 +85,38 @@ def test_a_compiled_drawing_is_the_same(from_scratch):
     assert versions() == before
 
 # a block that answers for all rows, one that answers for some, the head's network; each with one row and with several
+@needs_compiler
+@no_fall_back
+def test_a_causal_model_draws_without_compiling_for_each_token(from_scratch):
+    def causal():
+        torch.manual_seed(0)
+        return ImageModel(replace(CONFIG, backbone='causal')).eval()
+    plain, model = causal(), causal()
+    compile_model(model, True, device='cpu', drawing=True)
+    def write(model, B): return draw(model, B, ar_steps=None, diff_steps=4)
+    assert alike(write(model, 3), write(plain, 3))
+    before = versions()
+    assert 0 < before <= 3 # the head's network; the cache of the blocks grows with every token
+    for B in (5, 2): assert alike(write(model, B), write(plain, B))
+    assert versions() == before
+
+@needs_compiler
+@no_fall_back
+def test_the_first_call_of_a_run_compiles_what_its_steps_use(from_scratch):
+    from marlearn.engine.hardware import training_attention
+    from marlearn.engine.run import warm_up_step
+    model, dtype = untrained(), torch.bfloat16
+    def first_call():
+        with training_attention('cpu', dtype): warm_up_step(model, model, dtype)
+    compile_model(model, True, device='cpu', first_call=first_call)
+    before = versions()
+    opt, labels = make_optimizer(model, TrainConfig()), torch.arange(8)
+    for step, n_known in enumerate((4, 3, 5)):
+        with training_attention('cpu', dtype):
+            train_step(model, torch.randn(8, 16, 4), labels, opt, generator=step_generator(0, step), dtype=dtype,
+                       n_known=n_known)
+    assert 0 < versions() <= before + 1
+
 MOST_VERSIONS = 12
 
 @needs_compiler
@@ -127,15 +160,17 @@ def test_without_a_compiler_one_warning_and_on(tmp_path):
     assert done.stderr.count('UserWarning: torch.compile does not work here') == 1
     assert done.stdout == 'not compiled: torch.compile does not work here\nTrue\n2\n'
 
-@pytest.mark.parametrize('device', ['cpu', 'cuda'])
-def test_auto_looks_at_the_length_of_the_run_and_says_so(device):
-    border = hardware.EARNS_BACK[device]*hardware.NOMINAL_SPEED[device]
-    (short, why_not), (long, why) = worth_compiling(device, .9*border), worth_compiling(device, 1.1*border)
+@pytest.mark.parametrize('device, drawing', hardware.EARNS_BACK)
+def test_auto_looks_at_the_length_of_the_run_and_says_so(device, drawing):
+    border = hardware.EARNS_BACK[device, drawing]*hardware.NOMINAL_SPEED[device]
+    (short, why_not), (long, why) = (worth_compiling(device, share*border, drawing) for share in (.9, 1.1))
     assert (short, long) == (False, True) and 'does not earn back' in why_not and 'earns it back' in why
 
 def test_auto_leaves_what_it_does_not_know():
     assert worth_compiling('mps', 1e20) == (False, 'not tested on mps')
-    assert not worth_compiling('cpu', None)[0]
+    assert not worth_compiling('cuda', None)[0]
+    assert not worth_compiling('cpu', 1e20)[0] # training
     model = untrained()
-    assert compile_model(model, device='cpu', operations=1e9).startswith('not compiled: a run of about 0 s')
+    why_not = compile_model(model, device='cpu', operations=1e9, drawing=True)
+    assert why_not.startswith('not compiled: a run of about 0 s')
     assert compile_model(model, False, device='cpu', operations=1e20) == 'not compiled: as asked'

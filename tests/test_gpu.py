@@ -92,7 +92,7 @@ def test_a_gpu_computes_what_the_cpu_does():
 @pytest.mark.parametrize('options', [{}, {'cfg_scale': 3.0}], ids=['no guidance', 'guidance'])
 def test_naive_usual_and_compiled_drawing_agree_on_a_gpu(options):
     model, compiled = ready_to_draw().to(GPU), ready_to_draw().to(GPU)
-    assert compile_model(compiled, True, device=GPU, graphs=True).startswith('compiled')
+    assert compile_model(compiled, True, device=GPU, drawing=True).startswith('compiled')
     assert alike(draw(model, **options), draw(model, make=plain.generate, **options), 1e-2)
     for B in (3, 5, 2, 3):                                          # graphs of other sizes, and one that is replayed
         assert alike(draw(compiled, B, **options), draw(model, B, **options), 1e-2)

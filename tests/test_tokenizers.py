@@ -550,3 +550,11 @@ def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path/'w.safetensors').stat().st_mode & 0o777 == 0o644
+
+@pytest.mark.parametrize('size', [0, -32, (0, 32)])
+def test_sizes_that_are_none_are_refused(size):
+    with pytest.raises(ValueError, match='cannot be cut'): PixelTokenizer(4).token_shape(size)
+
+@pytest.mark.parametrize('grid', [(4, 4), (-3, -5), (15, 2)])
+def test_grids_that_do_not_fit_are_refused(grid):
+    with pytest.raises(ValueError, match='do not fill'): PixelTokenizer(4).decode(torch.zeros(1, 15, 48), grid)

@@ -98,7 +98,8 @@ def compile_to_draw(
     def first_call()->None:
         with autocast(device, dtype):
             generate(model, labels, ar_steps=None if causal else 2, diff_steps=2, cfg_scale=options['cfg_scale'])
-    done = compile_model(model, wish, device=device, operations=operations, first_call=first_call, graphs=True)
+    done = compile_model(model, wish, device=device, operations=operations, drawing=True,
+                         first_call=first_call)
     if wish is True or done.startswith('compiled'):
         print(done)
 
@@ -152,11 +153,12 @@ class Train(RunConfig):
         from marlearn.engine.checkpoints import latest_checkpoint
         from marlearn.engine.drawing import check_writable
         from marlearn.engine.hardware import pick_device, pick_precision
-        from marlearn.engine.run import fit
+        from marlearn.engine.run import check_parts, fit
         out = check_writable(self.out)
         checkpoint = self.checkpoint_to_resume(out)
         device = processes.device or pick_device()
         dtype, why = pick_precision(device, self.train.precision)
+        check_parts(self.train, processes)
         data, tokenizer, pictures = self.open_data(device)
         config = self.resolved(data, tokenizer)
         torch.manual_seed(self.train.seed)
@@ -199,7 +201,9 @@ class Train(RunConfig):
                                  "pixels")
             tokenizer, n, name = data.tokenizer(), len(data)//2, f'latents in {self.data}'
         else:
-            tokenizer, data = get_tokenizer(self.tokenizer), load_data(self.data, 'train', self.img_size)
+            tokenizer = get_tokenizer(self.tokenizer)
+            tokenizer.token_shape(self.img_size) # refused here, before pictures are decoded
+            data = load_data(self.data, 'train', self.img_size)
             n, name = len(data), data.name
         C = len(data.classes)
         other = '' if C == self.model.n_classes else f', not {self.model.n_classes} as the preset has,'
@@ -517,8 +521,9 @@ class Reconstruct:
         from marlearn.engine.tokenizers import get_tokenizer
         check_writable(self.out.parent)
         if self.n < 1: raise ValueError(f"n={self.n} must be at least 1")
-        tokenizer, data = get_tokenizer(self.tokenizer), load_data(self.data, 'test', self.img_size)
-        tokenizer.token_shape(self.img_size)
+        tokenizer = get_tokenizer(self.tokenizer)
+        tokenizer.token_shape(self.img_size) # refused here, before pictures are decoded
+        data = load_data(self.data, 'test', self.img_size)
         images, _ = data.batch(np.random.default_rng(0).permutation(len(data))[:self.n])
         recon = reconstruct(tokenizer, images)
         save_reconstructions(images, recon, self.out)
@@ -649,7 +654,7 @@ class Info:
     "Versions, device, precision and why, data and shipped models: what to send with a bug report"
 
     def run(self)->None:
-        from importlib import metadata
+        from marlearn import __version__
         from marlearn.files import cache_dir, pretrained
         from marlearn.engine.hardware import pick_device, pick_precision
         from marlearn.engine.pictures import find_cifar10
@@ -658,7 +663,7 @@ class Info:
         device = pick_device()
         dtype, why = pick_precision(device)
         not_found = "CIFAR-10 not found on this machine; a download would be tried, then 'shapes'"
-        rows = {'marlearn': metadata.version('marlearn'), 'python': platform.python_version(),
+        rows = {'marlearn': __version__, 'python': platform.python_version(),
                 'torch': torch.__version__,
                 'device': f"{device}, {torch.get_num_threads()} threads",
                 'precision': f"{'bf16' if dtype == torch.bfloat16 else 'fp32'}: {why}",

@@ -8,7 +8,6 @@ __all__ = ['HAS_NOISE_LEVELS', 'HAS_BLOCKS', 'linear', 'block', 'backbone', 'cac
 
 # %% ../../nbs/engine/flops.ipynb #bb718d8b
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from .tokenizers import TOKENIZERS
 from ..heads import EnergyHead
 from ..mar import ModelConfig
@@ -161,6 +160,7 @@ def encoding(
     img_size:int, # pixels per side
 )->int:
     "Encoding one picture, counted by running the architecture without numbers"
+    from torch.utils.flop_counter import FlopCounterMode # here, because it takes a tenth of a second to import
     name = tokenizer.removesuffix('-continuous')
     if name.startswith('pixels'): return 0
     if name not in TOKENIZERS:

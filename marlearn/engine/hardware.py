@@ -82,48 +82,50 @@ def cast_linear_layers(
     return model
 
 # %% ../../nbs/engine/hardware.ipynb #c8311fac
-def _compiled_parts(model):
-    "Every transformer block, and the network of the head if it has one"
-    blocks = [m for m in model.modules() if isinstance(m, Block)]
-    net = getattr(model.head, 'net', None)
-    return blocks if net is None else [*blocks, net]
-
 NOMINAL_SPEED = {'cpu': 1e11, 'cuda': 1e14} # operations a second of an ordinary machine: the same answer on all of them
-EARNS_BACK = {'cpu': 3600.0, 'cuda': 300.0} # seconds of work from which compiling pays (CPU: see benchmarks/results)
+EARNS_BACK = { # (device, drawing?) -> seconds of work from which compiling pays
+    ('cpu', True): 3600.0, ('cuda', True): 300.0, ('cuda', False): 300.0}
 
 def worth_compiling(
     device:str|torch.device,
     operations:float|None, # of the whole run, see `engine.flops`; None: not known
+    drawing:bool=False, # else training
 )->tuple[bool, str]: # and why
     "Will a compiled model earn back the time that compiling takes? No clock is asked: a resumed run decides alike"
     kind = torch.device(device).type
-    if kind not in EARNS_BACK: return False, f'not tested on {kind}'
+    if (kind, drawing) == ('cpu', False): return False, 'on CPUs compiled training was no faster'
+    if (kind, drawing) not in EARNS_BACK: return False, f'not tested on {kind}'
     if operations is None: return False, 'the length of the run is not known'
-    seconds, least = operations/NOMINAL_SPEED[kind], EARNS_BACK[kind]
+    seconds, least = operations/NOMINAL_SPEED[kind], EARNS_BACK[kind, drawing]
     run = f'a run of about {seconds:.0f} s'
     if seconds < least: return False, f'{run} does not earn back compiling, one of {least:.0f} s would'
     return True, f'{run} earns it back'
 
+def _compiled_parts(model:ImageModel, drawing:bool)->list[nn.Module]:
+    "Every transformer block, and the network of the head if it has one; not blocks whose cache grows step by step"
+    blocks = [m for m in model.modules() if isinstance(m, Block)]
+    if drawing and model.config.backbone == 'causal': blocks = []
+    net = getattr(model.head, 'net', None)
+    return blocks if net is None else [*blocks, net]
+
 def compile_model(
     model:ImageModel, # its blocks and its head's network are compiled in place
-    wish:bool|Literal['auto']='auto', # 'auto': where the run is long enough, see `worth_compiling`
+    # 'auto': where the run is long enough, see `worth_compiling`
+    wish:bool|Literal['auto']='auto',
     *,
     device:str|torch.device,
     operations:float|None=None, # of the whole run, for 'auto'
+    drawing:bool=False, # else training; on a GPU, drawing replays the head's network as a CUDA graph
     first_call:Callable|None=None, # does a small part of the work: shows whether compiling works here
-    graphs:bool=False, # on a GPU, replay the head's network as a CUDA graph; for drawing
 )->str: # what was done, and why, for the run's first line
     "The one place where anything is compiled; where that fails there is one warning, and the run goes on without"
-    pays, why = worth_compiling(device, operations) if wish == 'auto' else (wish, 'as asked')
+    pays, why = worth_compiling(device, operations, drawing) if wish == 'auto' else (wish, 'as asked')
     if not pays: return f'not compiled: {why}'
-    parts = _compiled_parts(model)
-    graphs = graphs and torch.device(device).type == 'cuda'
-    for part in parts:
-        is_head = not isinstance(part, Block)
-        part.compile(dynamic=True, options={'triton.cudagraphs': True} if graphs and is_head else None)
+    graphs = {'triton.cudagraphs': True} if drawing and torch.device(device).type == 'cuda' else None
+    for part in _compiled_parts(model, drawing):
+        part.compile(dynamic=True, options=None if isinstance(part, Block) else graphs)
     try:
-        if first_call:
-            first_call()
+        if first_call: first_call()
     except Exception as e: # no compiler, a GPU that is not known, a full disk: there are all kinds of errors
         torch.compiler.set_stance('force_eager') # from here on, for the whole process
         reason = (str(e).splitlines() or [''])[0]

@@ -50,7 +50,7 @@ class MultiProcess(SingleProcess):
         self.messages = dist.new_group(backend='gloo', timeout=limit)      # small numbers, on the CPU
         self.roll_call = dist.new_group(backend='gloo', timeout=limit)     # not disturbed by what the others wait for
 
-    def wrap_model(self, model:ImageModel, ema:EMA)->nn.Module:
+    def wrap_model(self, model:ImageModel, ema:EMA, dtype:torch.dtype)->nn.Module:
         "Share a model's gradients; with `shard`, cut the model and its average into pieces, in place"
         if self.shard:
             mesh = init_device_mesh(torch.device(self.device).type, (self.world_size,))
@@ -62,7 +62,7 @@ class MultiProcess(SingleProcess):
             return model
         devices = None if self.device == 'cpu' else [self.device]
         network = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-        warm_up_step(network, model)
+        warm_up_step(network, model, dtype)
         return network
 
     def mean_over_ranks(self, numbers:dict[str, float])->dict[str, float]:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REMOVED_SETTINGS', 'NOT_IN_RESULT', 'RunConfig', 'run_config_from', 'read_log', 'activation_checkpointing',
-           'accumulated_step', 'prefetch', 'SingleProcess', 'StopRequested', 'shared_n_known', 'warm_up_step', 'fit']
+           'accumulated_step', 'prefetch', 'SingleProcess', 'StopRequested', 'check_parts', 'shared_n_known',
+           'warm_up_step', 'fit']
 
 # %% ../../nbs/engine/run.ipynb #c25a28e8
 import functools, json, shutil, sys, time, warnings
@@ -210,7 +211,7 @@ class SingleProcess:
     device = None # None: the caller may choose
     can_draw = True # may rank 0 draw pictures by itself?
 
-    def wrap_model(self, model:ImageModel, ema:EMA)->nn.Module:
+    def wrap_model(self, model:ImageModel, ema:EMA, dtype:torch.dtype)->nn.Module:
         "What `train_step` calls"
         return model
 
@@ -230,6 +231,17 @@ class SingleProcess:
 class StopRequested(Exception):
     "The run was asked to stop, and everything is saved"
 
+def check_parts(
+    train:TrainConfig,
+    processes:SingleProcess,
+)->int: # in how many parts a batch is done, by all processes together
+    "Refuse a batch that cannot be shared equally"
+    n_parts = processes.world_size*train.accumulate
+    if train.batch_size % n_parts:
+        raise ValueError(f"batch_size={train.batch_size} cannot be shared by {processes.world_size} processes x "
+                         f"accumulate={train.accumulate}: it must be a multiple of {n_parts}")
+    return n_parts
+
 def shared_n_known(config:ModelConfig, seed:int, step:int)->int:
     "How many tokens a step shows: the same on every process, and drawn where no GPU has to be waited for"
     generator = step_generator(seed, step, part=2**32 - 1)
@@ -239,6 +251,7 @@ def shared_n_known(config:ModelConfig, seed:int, step:int)->int:
 def warm_up_step(
     network:nn.Module, # `model`, or what wraps it
     model:ImageModel,
+    dtype:torch.dtype=torch.float32, # of matrix products
 ):
     "One forward and backward on blank tokens, so that DDP and the compiler set themselves up; no weight changes"
     config, device = model.config, next(model.parameters()).device
@@ -247,7 +260,7 @@ def warm_up_step(
     tokens = token.expand(2, config.n_tokens, config.token_dim)
     labels = torch.zeros(2, dtype=torch.long, device=device)
     generator = torch.Generator(device).manual_seed(0)
-    loss_and_gradient(network, tokens, labels, generator=generator, n_known=config.n_tokens//4)
+    loss_and_gradient(network, tokens, labels, generator=generator, dtype=dtype, n_known=config.n_tokens//4)
     model.zero_grad(set_to_none=True)
 
 # %% ../../nbs/engine/run.ipynb #1444d771
@@ -305,18 +318,17 @@ def fit(
 )->tuple[EMA, list[dict]]: # averaged weights, and the log
     "Train, log and save; stopped at any moment it can be resumed to the same weights"
     run, train, is_first = Path(run), config.train, processes.rank == 0
-    n_parts = processes.world_size*train.accumulate
-    if train.batch_size % n_parts:
-        raise ValueError(f"batch_size={train.batch_size} cannot be shared by {processes.world_size} processes x "
-                         f"accumulate={train.accumulate}: it must be a multiple of {n_parts}")
+    n_parts = check_parts(train, processes)
     dtype, _ = pick_precision(device, train.precision)
     model.to(device).train()
     ema = EMA(model, train.ema, warm_up=not train.paper_exact)
+    def first_call():
+        with training_attention(device, dtype): warm_up_step(model, model, dtype)
     compiled = compile_model(model, train.compile, device=device, operations=_operations(model, train),
-                             first_call=lambda: warm_up_step(model, model))
+                             first_call=first_call)
     if is_first and train.compile:
         tqdm.write(compiled, file=sys.stderr)
-    network = processes.wrap_model(model, ema)
+    network = processes.wrap_model(model, ema, dtype)
     opt = make_optimizer(model, train)
     start = 0
     if resume_from:
