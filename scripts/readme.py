@@ -69,7 +69,7 @@ def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, a
 
 def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"
-    train, sample, startup = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup'))
+    train, sample, startup, front = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup', 'front'))
     m, work = train['machine'], timings()
     kind = f"{m['cpu']} CPU with {', '.join([m['simd'], *m['bf16 units']])}"
     columns = [c for c in MODES if any(c in row for row in work.values())]
@@ -85,6 +85,8 @@ def speed_cell()->str:
         'Frechet distance three seeds cannot tell from that of the exact way. That was measured with the toy model '
         'only.', '',
         '![Frechet distance over the time for a picture, for many ways of drawing](images/front.png)', '',
+        f"The picture's times are of an earlier run (commit {front['commit']}, {front['machine']['processor']}, "
+        f"{front['machine']['threads']} threads); the distances do not depend on the machine.", '',
         f"Repeat it with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
         *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
