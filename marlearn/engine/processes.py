@@ -50,7 +50,7 @@ class MultiProcess(SingleProcess):
         self.messages = dist.new_group(backend='gloo', timeout=limit)      # small numbers, on the CPU
         self.roll_call = dist.new_group(backend='gloo', timeout=limit)     # not disturbed by what the others wait for
 
-    def wrap_model(self, model:ImageModel, ema:EMA, dtype:torch.dtype)->nn.Module:
+    def wrap_model(self, model:ImageModel, ema:EMA, dtype:torch.dtype=torch.float32)->nn.Module:
         "Share a model's gradients; with `shard`, cut the model and its average into pieces, in place"
         if self.shard:
             mesh = init_device_mesh(torch.device(self.device).type, (self.world_size,))

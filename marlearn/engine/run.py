@@ -211,7 +211,11 @@ class SingleProcess:
     device = None # None: the caller may choose
     can_draw = True # may rank 0 draw pictures by itself?
 
-    def wrap_model(self, model:ImageModel, ema:EMA, dtype:torch.dtype)->nn.Module:
+    def wrap_model(self,
+        model:ImageModel,
+        ema:EMA,
+        dtype:torch.dtype=torch.float32, # of matrix products
+    )->nn.Module:
         "What `train_step` calls"
         return model
 
