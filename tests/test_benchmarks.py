@@ -28,7 +28,7 @@ def model():
 @pytest.mark.parametrize('ar_steps', [1, 5, 16])
 def test_generation_equals_the_plain_one(model, cfg_scale, ar_steps):
     options = {'ar_steps': ar_steps, 'diff_steps': 20, 'cfg_scale': cfg_scale, 'temperature': 0.9}
-    slow, ours = (f(model, torch.arange(5), generator=seeded(3), **options) for f in (plain.generate, generate))
+    slow, ours = (f(model, torch.arange(5), generator=seeded(4), **options) for f in (plain.generate, generate))
     torch.testing.assert_close(ours, slow, atol=2e-5, rtol=1e-4)
     assert slow.std() > 0.1
 
