@@ -9,15 +9,12 @@ NOTEBOOKS = sorted(p for pattern in ('*.ipynb', 'engine/*.ipynb', 'course/*.ipyn
 
 def run(path):
     import nbformat
-    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
-    # files instead of ports: two kernels that start at once may find the same port free, and then one never answers
-    manager = AsyncKernelManager(kernel_name='python3', transport='tcp' if os.name == 'nt' else 'ipc')
     notebook = nbformat.read(path, 4)
     env = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_PROGRESS': os.devnull + '/none'}
     where = {'metadata': {'path': str(path.parent)}}
     try:
-        NotebookClient(notebook, km=manager, timeout=600, resources=where).execute(env=env)
+        NotebookClient(notebook, timeout=900, kernel_name='python3', resources=where).execute(env=env)
     except Exception as e: return str(e)[-3000:]
 
 @pytest.fixture(scope='session')
