@@ -193,10 +193,13 @@ def test_pictures_drawn_by_three_processes_with_kills(tmp_path):
     assert found == want and n_drawn() == 120 and not list(tmp_path.rglob('*unfinished*'))
 
 HANGS = '''
-import sys, time, torch
-from marlearn.engine.processes import MultiProcess
-from marlearn.mar import ImageModel
+import sys, time
+from marlearn.data import load_shapes
 from marlearn.engine.presets import preset
+from marlearn.engine.processes import MultiProcess
+from marlearn.engine.run import RunConfig, fit
+from marlearn.mar import ImageModel
+from marlearn.tokenizers import PixelTokenizer
 from marlearn.train import encode_data, resolve_config, TrainConfig
 processes, tokenizer, pictures = MultiProcess(timeout=4), PixelTokenizer(8), load_shapes(n=40)
 class Sleepy:
