@@ -26,14 +26,8 @@ $(INSTALLED): settings.ini setup.py pyproject.toml
 demo: $(INSTALLED)
 	@$(BIN)/marlearn demo $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# One thread a process, two lessons side by side: faster on two cores than the other way round.
 test: $(INSTALLED)
-	@$(BIN)/ruff check --quiet . && echo "== lines, semicolons, unused names: in order"
-	@echo "== running every notebook (about 5 minutes on two cores)"
-	@PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev-test --n-workers 2 --do-print --timing
-	@$(BIN)/python -c "import playwright" 2>/dev/null || echo "== no browser tools here: tests/browser is skipped; make test-browser installs them and runs it"
-	@echo "== running the tests (about 4 minutes)"
-	@PATH="$(BIN):$$PATH" $(BIN)/python -m pytest
+	@$(BIN)/python scripts/run_tests.py
 
 lab: $(INSTALLED)
 	@echo "== opening the index of the lessons"

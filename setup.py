@@ -10,6 +10,8 @@ c = config['DEFAULT']
 
 def lines(key): return [line.strip() for line in c[key].splitlines() if line.strip()]
 
+PLACES = {'Source': '', 'Issues': 'issues', 'Changes': f"blob/{c['branch']}/CHANGELOG.md"}
+
 setup(
     name=c['lib_name'],
     version=c['version'],
@@ -18,7 +20,11 @@ setup(
     long_description_content_type='text/markdown',
     keywords=c['keywords'].split(),
     author=c['author'],
-    license=c['license'],
+    license_expression=c['license'],
+    license_files=['LICENSE'],
+    url=c['repo_url'],
+    project_urls={name: f"{c['repo_url']}/{place}".rstrip('/') for name, place in PLACES.items()},
+    classifiers=lines('classifiers'),
     python_requires='>=' + c['min_python'],
     # data/pretrained travels inside the wheel, so that `marlearn sample` works without the repository
     packages=[*find_packages(str(HERE), include=['marlearn', 'marlearn.*']), 'marlearn.pretrained'],

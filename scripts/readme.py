@@ -1,18 +1,33 @@
 """Write README.md from nbs/index.ipynb (with --check: only tell whether both are up to date).
 
-Markdown cells are copied as they are, code cells are fenced, with their text outputs below. Three cells of the index
-are written first: the lessons (from marlearn.course.map), the engine (from the first cell of its notebooks), and the
-timings (from benchmarks/results)."""
+Markdown cells are copied as they are, code cells are fenced, with their text outputs below. Four cells of the index
+are written first: how to install (from settings.ini), the lessons (from marlearn.course.map), the engine (from the
+first cell of its notebooks), and the timings (from benchmarks/results)."""
 import json, re, sys
 from pathlib import Path
+from settings import ROOT as root, read_settings
 
-root = Path(__file__).resolve().parent.parent
 nbs, results = root/'nbs', root/'benchmarks'/'results'
 LINK = re.compile(r'\]\((?!https?:|#)([^)]*)')                 # relative to nbs/ in the notebook, to the root in README
 
 def source(cell:dict)->str: return ''.join(cell['source'])
 
 def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
+
+def install_cell()->str:
+    "The cell of the index that tells how the library gets into an environment of one's own"
+    s, rows = read_settings(), load(results/'versions.json')['rows']
+    url, name = s['repo_url'], s['lib_name']
+    (low, old), (high, new) = ((r['python'], r['versions']['torch'].split('+')[0]) for r in (rows[0], rows[-1]))
+    return '\n'.join(['## Install without a clone', '',
+        'For programs of your own the library is enough; the small models are inside.', '',
+        '```', f'pip install git+{url}', '```', '',
+        'For a machine without a network, make the wheels on one that has it, and take the folder along:', '',
+        '```', f'pip wheel --wheel-dir wheels git+{url}',
+        f'pip install --no-index --find-links wheels {name}', '```', '',
+        f'Python {low} to {high} and torch {old} to {new} are seen to pass the tests of the library, the oldest with '
+        'the oldest of everything else it needs ([result](../benchmarks/results/versions.json), by '
+        '`python scripts/try_versions.py`).'])
 
 def lessons_cell()->str:
     "The cell of the index that lists the lessons"
@@ -91,7 +106,8 @@ def speed_cell()->str:
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
         *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
 
-TABLES = {'## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}
+TABLES = {'## Install without a clone': install_cell, '## Lessons': lessons_cell, '## The engine': engine_cell,
+          '## Speed': speed_cell}
 
 def with_tables(notebook:dict)->dict:
     "The index with its written cells as they should be"
