@@ -231,7 +231,7 @@ def test_main_in_a_thread(tmp_path):
     (['cat', 'great white shark, white shark'], ['cat', 'great white shark, white shark']),
     (['a/b', 'a:b'], ['a_b', '1_a_b']), (['Cat', 'cat'], ['Cat', '1_cat']), (['', ' ', '.'], ['_', '1__', '2__']),
     (['..', '.git'], ['__', '_git']), (['end.', 'CON', 'aux.png'], ['end_', '1_CON', '2_aux.png']),
-    (['2_a', 'a', 'A'], ['2_a', 'a', '2_2_A']), (['x\ny\0', 'caf\u00e9', 'cafe\u0301'], ['x_y_', 'caf\u00e9', '2_cafe\u0301']),
+    (['2_a', 'a', 'A'], ['2_a', 'a', '2_2_A']), (['x\ny\0', '\u00e9', 'e\u0301'], ['x_y_', '\u00e9', '2_e\u0301']),
     (['\udcff'], ['_'])])
 def test_class_names_as_folders(names, want):
     assert folder_names(names) == want

@@ -50,7 +50,8 @@ def write_cache(
                 _close_gaps(new, images, filled)
             np.save(new/'labels.npy', labels[filled])
             (new/'meta.json').write_text(json.dumps(meta), encoding='utf-8')
-            (new/'checksums.json').write_text(json.dumps({name: file_hash(new/name) for name in _CACHED}), encoding='utf-8')
+            checksums = {name: file_hash(new/name) for name in _CACHED}
+            (new/'checksums.json').write_text(json.dumps(checksums), encoding='utf-8')
     except OSError as e:
         remedy = 'set MARLEARN_CACHE to a folder that can be written'
         raise OSError(f"the image cache {folder} could not be written ({e}); {remedy}") from e
