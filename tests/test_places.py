@@ -1,11 +1,14 @@
 "Wherever it runs: a clone of any name, line ends of another system, no home folder, half an environment"
-import ast, os, pwd, shutil, subprocess, sys, threading, venv
+import ast, os, pwd, shutil, subprocess, sys, threading, venv, warnings
+from dataclasses import replace
 from pathlib import Path
 import pytest
+import torch
 from marlearn import cli
 from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.evaluation import folder_names
 from marlearn.engine.hardware import launch
+from marlearn.engine.tokenizers import get_tokenizer
 from marlearn.files import cache_dir, pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -240,3 +243,49 @@ def test_long_class_names_as_folders(tmp_path):
     names = folder_names(['\U0001f986'*300, '\U0001f986'*301])
     assert len(set(names)) == 2
     for name in names: (tmp_path/name).mkdir()
+
+NAMES = ('$1_$5', r'$\frac{$', '_hidden', '50% & {x}', 'two\nlines', '\u05e9\u05dc\u05d5\u05dd', '\U0001f986 duck', 'long'*99, '', '\udcff')
+
+def test_class_names_are_text_in_every_figure(tmp_path):
+
+    from marlearn.engine.drawing import save_class_grid, save_figure
+    from marlearn.plot import show_curves, show_images
+    which = torch.arange(len(NAMES))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        save_class_grid(torch.zeros(2*len(NAMES), 3, 8, 8), which, NAMES, tmp_path/'grid.png', title=NAMES[0])
+        assert (tmp_path/'grid.png').stat().st_size > 2000
+        names = [name for name in NAMES[:-1] if len(name) < 50]
+        fig = show_curves({name: [1, 2] for name in names}, xlabel='$', ylabel='$_$', title=r'$\frac{$')
+        assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == list(names)
+        save_figure(fig, tmp_path/'curves.png')
+        fig = show_images(torch.zeros(1, 3, 8, 8), title='$1_$5', row_names=['$1_$5'])
+        save_figure(fig, tmp_path/'page.png')
+
+@pytest.mark.parametrize('name', ['$1_$5', '..', 'a:b', 'two\nlines'])
+def test_a_class_of_any_name_is_drawn_to_a_folder(name, tmp_path):
+    from marlearn.engine.evaluation import PictureFolder
+    shipped = load_checkpoint(pretrained('mar'))
+    folder = PictureFolder(tmp_path/'out', shipped.model, shipped.tokenizer, torch.tensor([0, 1]), ar_steps=1,
+                           diff_steps=1, classes=[name, *shipped.classes[1:]])
+    folder.fill(quiet=True)
+    found = sorted(p.relative_to(tmp_path).parts for p in tmp_path.rglob('*.png'))
+    assert len(found) == 2 and all(len(parts) == 3 for parts in found)
+
+def test_a_grid_that_fails_costs_no_training(tmp_path):
+    from marlearn.engine.checkpoints import latest_checkpoint
+    from marlearn.engine.presets import tiny
+    from marlearn.engine.run import fit
+    from marlearn.train import new_model, TokenData
+    saved = []
+    def draw(step, model, averaged):
+        model.eval()
+        saved.append(latest_checkpoint(tmp_path) is not None)
+        raise RuntimeError('no such font')
+    config = tiny()
+    config = replace(config, train=replace(config.train, steps=4, batch_size=4, sample_every=2, save_every=2))
+    tokenizer, data = get_tokenizer('shipped'), TokenData(torch.zeros(8, 16, 24), None, torch.zeros(8).long())
+    model = new_model(config.model, tokenizer)
+    with pytest.warns(UserWarning, match='nothing was drawn after step 2 .*no such font.*training goes on'):
+        _, log = fit(model, data, config, tmp_path, tokenizer=tokenizer, classes=tuple('abcdefghij'), on_sample=draw)
+    assert saved == [True] and latest_checkpoint(tmp_path).name == 'step-00000004'

@@ -9,7 +9,7 @@ __all__ = ['progress_file', 'read_progress', 'record', 'progress']
 import datetime, json, os, tempfile, warnings
 from pathlib import Path
 from .exercises import EXERCISES, load_exercises
-from .map import Table
+from .map import LESSONS, Table
 
 # %% ../../nbs/course/progress.ipynb #70fd1433
 def progress_file()->Path:
@@ -60,6 +60,8 @@ def progress(
     lesson:int|None=None, # its number; None: the whole course
 )->Table:
     "Which exercises are passed"
+    if lesson not in (None, *(l.number for l in LESSONS)):
+        raise ValueError(f"lesson={lesson}: there are lessons {LESSONS[0].number} to {LESSONS[-1].number}")
     load_exercises(lesson)
     try:
         progress_file()

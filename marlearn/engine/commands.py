@@ -301,7 +301,7 @@ class Sample:
         "What kind of file `out` is; a picture of a kind that is not written is an error"
         ending = self.out.suffix.lower()
         if ending in NOT_WRITTEN or self.out.is_file() and ending not in ('.png', '.gif'):
-            raise ValueError(f"{self.out.name}: no {ending or 'such'} file is written; a page is a .png, tokens "
+            raise ValueError(f"{self.out.name}: no {ending or 'such file'} is written; a page is a .png, tokens "
                              "appearing are a .gif, and any other name is a folder of .png files")
         return ending if ending in ('.png', '.gif') else ''
 
