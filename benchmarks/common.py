@@ -97,7 +97,7 @@ def report_memory(device:str):
     status = Path('/proc/self/status')
     if torch.device(device).type == 'cuda': print(torch.cuda.max_memory_allocated(device))
     elif status.exists(): # of this process alone; getrusage would remember the parent's
-        line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
+        line = next(line for line in status.read_text(encoding='utf-8').splitlines() if line.startswith('VmHWM'))
         print(1024*int(line.split()[1]))
     else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
 
@@ -112,5 +112,5 @@ def table(rows:list[dict], columns:list[str])->str:
 def write(result:dict, path:Path):
     "Save a result, and say where"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + '\n')
+    path.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     print(f'written to {path}')

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == '__main__':
-    rows = json.loads((ROOT/'benchmarks'/'results'/'front.json').read_text())['rows']
+    rows = json.loads((ROOT/'benchmarks'/'results'/'front.json').read_text(encoding='utf-8'))['rows']
     rows = sorted(rows, key=lambda r: r['seconds_per_image'])
     fig, ax = plt.subplots(figsize=(9, 4.6), layout='constrained')
     best = float('inf')

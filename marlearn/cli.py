@@ -8,9 +8,12 @@ __all__ = ['COMMANDS', 'USAGE', 'usage', 'Progress', 'parse', 'run_command', 'ma
 # %% ../nbs/engine/cli.ipynb #a688bd92
 import difflib
 import os
+import re
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib import import_module
+from pathlib import Path
+from typing import get_args
 from . import __version__
 
 # %% ../nbs/engine/cli.ipynb #d7d4d635
@@ -71,6 +74,60 @@ def _defaults(kind, argv):
     base = tokenizer_preset(name) if kind.__name__ == 'TrainTokenizer' else preset(name)
     return kind(preset=name, **{f.name: getattr(base, f.name) for f in fields(base)})
 
+def _switches(kind, at=''):
+    "Names of all options that are on or off, and whether they can be something else too: 'train.decay' -> False"
+    found = {}
+    for f in fields(kind):
+        name = at + f.name.replace('_', '-')
+        if is_dataclass(f.type):
+            found |= _switches(f.type, f'{name}.')
+        elif f.type is bool or bool in get_args(f.type):
+            found[name] = f.type is not bool
+    return found
+
+_SPELLINGS = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
+
+def _spell_switches(
+    argv, # as people type it: --train.decay False, --train.decay=no, --no-train.decay, --train.no-decay
+    switches, # from `_switches`
+): # -> argv, as tyro reads it: --train.decay or --train.no-decay
+    "One spelling for all ways to turn something on or off"
+    said, rest = [], list(argv)
+    while rest:
+        arg = rest.pop(0)
+        name, equals, value = arg.removeprefix('--').replace('_', '-').partition('=')
+        positive = name if name in switches else re.sub(r'(^|\.)no-', r'\1', name, count=1)
+        if not arg.startswith('--') or positive not in switches:
+            said.append(arg)
+            continue
+        if not equals and rest and not rest[0].startswith('-'):
+            value = rest.pop(0)
+        on, has_third = _SPELLINGS.get(value.lower(), value or True), switches[positive]
+        if isinstance(on, str) and not (has_third and positive == name):
+            raise ValueError(f"--{name} {value}: say --{positive} true or --{positive} false")
+        if positive != name:
+            on = not on
+        if has_third:
+            said += [f'--{positive}', str(on)]
+        else:
+            start, dot, last = positive.rpartition('.')
+            said.append(f"--{start}{dot}{'' if on else 'no-'}{last}")
+    return said
+
+def _at_home(command, at=''):
+    "The same with every path's ~ or ~user written out: a shell does not do it for --out=~/run"
+    from marlearn.files import user_path
+    changed = {}
+    for f in fields(command):
+        value, name = getattr(command, f.name), f'--{at}{f.name}'
+        if is_dataclass(value):
+            changed[f.name] = _at_home(value, f'{at}{f.name}.')
+        elif isinstance(value, Path):
+            changed[f.name] = user_path(value, name)
+        elif isinstance(value, str) and value.startswith('~'):
+            changed[f.name] = str(user_path(value, name))
+    return replace(command, **changed)
+
 def parse(
     name:str, # a key of `COMMANDS`
     argv:list[str], # what follows it
@@ -79,7 +136,11 @@ def parse(
     import tyro
     module, kind, _ = COMMANDS[name]
     command = getattr(import_module(f'marlearn.{module}'), kind)
-    return tyro.cli(command, default=_defaults(command, argv), args=argv, prog=f'marlearn {name}')
+    argv = _spell_switches(argv, _switches(command))
+    found = tyro.cli(command, default=_defaults(command, argv), args=argv, prog=f'marlearn {name}')
+    from marlearn.engine.commands import check_numbers
+    check_numbers(found)
+    return _at_home(found)
 
 # %% ../nbs/engine/cli.ipynb #579a3293
 def _notes_on_stderr():
@@ -94,6 +155,9 @@ def _notes_on_stderr():
 def _fail(message:str, status:int):
     print(f'marlearn: {message}', file=sys.stderr)
     sys.exit(status)
+
+def _lacks_memory(error):
+    return isinstance(error, MemoryError) or 'out of memory' in str(error) or "can't allocate memory" in str(error)
 
 def run_command(name:str, argv:list[str]):
     "Parse and run one command"
@@ -111,6 +175,10 @@ def run_command(name:str, argv:list[str]):
     except (ValueError, OSError, FloatingPointError, IndexError) as e:
         if os.environ.get('MARLEARN_DEBUG'): raise
         _fail(f'error: {e}', 2)
+    except (MemoryError, RuntimeError) as e:
+        if not _lacks_memory(e) or os.environ.get('MARLEARN_DEBUG'): raise
+        reason = (str(e).splitlines() or [''])[0]
+        _fail(f'error: not enough memory: ask for fewer or smaller pictures at a time ({reason})', 2)
     except stop_requested as e:
         _fail(f'{e}; go on with --resume', 75) # EX_TEMPFAIL: schedulers put the job back
     except KeyboardInterrupt:
@@ -118,6 +186,9 @@ def run_command(name:str, argv:list[str]):
 
 def main(argv:list[str]|None=None):
     "Entry point of the `marlearn` command"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): # what a terminal cannot show, a class name say, is no error
+            stream.reconfigure(errors='backslashreplace')
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

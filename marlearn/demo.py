@@ -248,7 +248,7 @@ class _Demo:
             'seconds': self.clock.seconds | {'total': round(self.clock.elapsed(), 1)}, 'psnr_db': self.psnr,
             'first_loss': self.log[0]['loss'], 'last_loss': self.log[-1]['loss'],
             'images_per_second': speeds[len(speeds)//2]}
-        (self.out/'report.json').write_text(json.dumps(report, indent=1))
+        (self.out/'report.json').write_text(json.dumps(report, indent=1), encoding='utf-8')
         return report
 
 # %% ../nbs/engine/demo.ipynb #8c2f31e1

@@ -238,7 +238,7 @@ def cifar10_classifier(
     folder = Path(folder) if folder else pretrained('classifier')
     if not (folder/'config.json').exists():
         raise FileNotFoundError(f"{folder} holds no classifier (config.json is missing)")
-    config = json.loads((folder/'config.json').read_text())
+    config = json.loads((folder/'config.json').read_text(encoding='utf-8'))
     net = SmallClassifier(config['widths'], config['n_classes'])
     load_weights(net, folder/'classifier.safetensors')
     return ClassifierExtractor(net, 'cifar10-classifier', 'marlearn, data/pretrained/classifier')

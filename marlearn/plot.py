@@ -43,6 +43,8 @@ def image_grid(
     return page
 
 # %% ../nbs/02_plot.ipynb #b58e78a5
+_AS_IT_IS = {'parse_math': False, 'usetex': False}          # a name is text: '$1_$5' is no formula
+
 def show_images(
     images:Tensor, # (B, C, H, W) in [-1, 1]
     ncols:int=10, # pictures per row
@@ -65,9 +67,9 @@ def show_images(
     ax.spines[:].set_visible(False)
     if row_names:
         row_height = page.shape[0]/nrows
-        ax.set_yticks([row_height*(i + .5) for i in range(nrows)], row_names)
+        ax.set_yticks([row_height*(i + .5) for i in range(nrows)], row_names, **_AS_IT_IS)
         ax.tick_params(length=0)
-    if title: ax.set_title(title, fontsize=10)
+    if title: ax.set_title(title, fontsize=10, **_AS_IT_IS)
     return fig
 
 # %% ../nbs/02_plot.ipynb #91766441
@@ -98,10 +100,15 @@ def show_curves(
     fig, ax = plt.subplots(figsize=size, layout='constrained')
     for (name, y), dash in zip(curves.items(), cycle(['-', '--', ':', '-.'])):
         ax.plot(range(len(y)) if x is None else x, y, dash, label=name)
-    ax.set(xlabel=xlabel, ylabel=ylabel, yscale='log' if log_y else 'linear')
-    ax.set_title(title, fontsize=10)
+    ax.set_xlabel(xlabel, **_AS_IT_IS)
+    ax.set_ylabel(ylabel, **_AS_IT_IS)
+    ax.set_yscale('log' if log_y else 'linear')
+    ax.set_title(title, fontsize=10, **_AS_IT_IS)
     ax.grid(alpha=.3)
-    if len(curves) > 1: ax.legend(fontsize=8)
+    if len(curves) > 1:
+        legend = ax.legend(ax.lines, ['']*len(curves), fontsize=8)      # matplotlib leaves out names that begin with _
+        for text, name in zip(legend.get_texts(), curves):
+            text.set(text=name, **_AS_IT_IS)
     return fig
 
 # %% ../nbs/02_plot.ipynb #1d74d064
@@ -116,7 +123,7 @@ def save_animation(
     height, width = frames[0].shape[:2]
     pictures = [Image.fromarray(f).resize((width*zoom, height*zoom), Image.Resampling.NEAREST) for f in frames]
     durations = [ms]*(len(pictures) - 1) + [5*ms]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, comment='marlearn')
 
 # %% ../nbs/02_plot.ipynb #050cee03
 def explore(

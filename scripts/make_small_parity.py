@@ -23,7 +23,8 @@ def main(full):
         save_file(kept, TO/f'{name}.safetensors', file.metadata())
         print(f'{name}: {len(kept)} of {len(file.keys())} tensors')
     for path in sorted(full.glob('keys_*.json')):
-        (TO/path.name).write_text(json.dumps(json.loads(path.read_text()), separators=(',', ':')) + '\n')
+        keys = json.loads(path.read_text(encoding='utf-8'))
+        (TO/path.name).write_text(json.dumps(keys, separators=(',', ':')) + '\n', encoding='utf-8')
     print(f'{sum(p.stat().st_size for p in TO.iterdir())/1e6:.2f} MB in {TO.name}/')
 
 if __name__ == '__main__': main(Path(sys.argv[1]))

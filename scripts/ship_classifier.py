@@ -43,7 +43,7 @@ def write_statistics(folder):
 @torch.no_grad()
 def measure(folder):
     "Accuracy on all test pictures with the weights as stored: picture and mirror image averaged, and one look only"
-    config, test = json.loads((folder/'config.json').read_text()), load_data('cifar10', 'test')
+    config, test = json.loads((folder/'config.json').read_text(encoding='utf-8')), load_data('cifar10', 'test')
     net = SmallClassifier(config['widths'], config['n_classes'])
     load_weights(net, folder/'classifier.safetensors')
     net.eval().to(memory_format=torch.channels_last)
@@ -59,8 +59,8 @@ def measure(folder):
 
 torch.set_num_threads(args.threads)
 if args.measure:
-    report = json.loads((args.out/'report.json').read_text()) | measure(args.out)
-    (args.out/'report.json').write_text(json.dumps(report, indent=1))
+    report = json.loads((args.out/'report.json').read_text(encoding='utf-8')) | measure(args.out)
+    (args.out/'report.json').write_text(json.dumps(report, indent=1), encoding='utf-8')
     raise SystemExit
 if args.statistics:
     write_statistics(args.out)
@@ -170,7 +170,7 @@ while progress < 1:
 seconds = round(time.time() - started)
 with atomic_folder(args.out) as new:
     (new/'config.json').write_text(json.dumps({'widths': list(args.widths), 'n_classes': len(train.classes),
-                                               'classes': list(train.classes)}, indent=1))
+                                               'classes': list(train.classes)}, indent=1), encoding='utf-8')
     save_weights(ema, new/'classifier.safetensors', torch.float16)
     command = ['python scripts/ship_classifier.py', f'--start {args.start.name}' if args.start else '',
                f'--epochs {args.epochs:g} --peak-lr {args.peak_lr:g} --end {args.end:g} --ema {args.ema:g}',
@@ -182,8 +182,8 @@ with atomic_folder(args.out) as new:
               'machine': f'{platform.machine()}, {torch.get_num_threads()} threads, {capability}',
               'torch': torch.__version__,
               'parameters': sum(p.numel() for p in ema.parameters())} | measure(new) | {'history': history}
-    if args.start: report['started from'] = json.loads((args.start/'report.json').read_text())
-    (new/'report.json').write_text(json.dumps(report, indent=1))
+    if args.start: report['started from'] = json.loads((args.start/'report.json').read_text(encoding='utf-8'))
+    (new/'report.json').write_text(json.dumps(report, indent=1), encoding='utf-8')
 (args.out.parent/f'{args.out.name}-unfinished.safetensors').unlink()
 print(json.dumps({k: v for k, v in report.items() if k not in ('history', 'started from')}, indent=1))
 write_statistics(args.out)

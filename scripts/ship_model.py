@@ -71,5 +71,5 @@ report = {'made_by': [' '.join(line.split()) for line in made_by], 'settings': r
           'held_out_noise_error': {'averaged weights, as shipped': held_out_error(shipped.model),
                                    'raw weights': held_out_error(load_checkpoint(folder, ema=False).model)},
           'seconds_for_80_pictures': round(seconds, 1), 'log': log[::max(1, len(log)//40)] + log[-1:]}
-(out/'report.json').write_text(json.dumps(report, indent=1))
+(out/'report.json').write_text(json.dumps(report, indent=1), encoding='utf-8')
 print(json.dumps({k: v for k, v in report.items() if k not in ('log', 'settings', 'model')}, indent=1))

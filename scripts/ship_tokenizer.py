@@ -35,5 +35,5 @@ for name, data in (('cifar10 test', load_data('cifar10', 'test')), ('shapes test
         copies = tokenizer.reconstruct(images)
     report[f'psnr, 1000 pictures of {name}'] = psnr(images, copies).mean().item()
 report['history'] = history[::5]
-(args.out/'report.json').write_text(json.dumps(report, indent=1))
+(args.out/'report.json').write_text(json.dumps(report, indent=1), encoding='utf-8')
 print(json.dumps({k: v for k, v in report.items() if k != 'history'}, indent=1))

@@ -46,5 +46,5 @@ for name, data in (('cifar10 test', load_data('cifar10', 'test')), ('shapes test
     measured |= code_usage(indices, config.codes)
     report |= {f'{k}, 1000 pictures of {name}': v for k, v in measured.items()}
 report['history'] = history
-(args.out/'report.json').write_text(json.dumps(report, indent=1))
+(args.out/'report.json').write_text(json.dumps(report, indent=1), encoding='utf-8')
 print(json.dumps({k: v for k, v in report.items() if k != 'history'}, indent=1))

@@ -101,5 +101,5 @@ if __name__ == '__main__':
     args.out.write_text(json.dumps({'what': "Table 1's variants, equal size, equal time on one core",
                                     'command': ' '.join(['python scripts/table1.py', *sys.argv[1:]]),
                                     'settings': {k: str(v) for k, v in vars(args).items() if k not in ('out', 'cell')},
-                                    'machine': machine(), 'rows': rows}, indent=1) + '\n')
+                                    'machine': machine(), 'rows': rows}, indent=1) + '\n', encoding='utf-8')
     print(f'written to {args.out}')

@@ -145,6 +145,7 @@ if __name__ == '__main__':
     what = ("Table 1's variants on few smooth fields seen many times; "
             "Frechet distance to the known truth, per pixel of variance 1")
     settings = {k: str(v) for k, v in vars(args).items() if k not in ('out', 'cell')}
-    args.out.write_text(json.dumps({'what': what, 'command': ' '.join(['python scripts/table1_few.py', *sys.argv[1:]]),
-                                    'settings': settings, 'machine': machine(), 'known': known, 'rows': rows}) + '\n')
+    result = {'what': what, 'command': ' '.join(['python scripts/table1_few.py', *sys.argv[1:]]), 'settings': settings,
+              'machine': machine(), 'known': known, 'rows': rows}
+    args.out.write_text(json.dumps(result) + '\n', encoding='utf-8')
     print(f'written to {args.out}')

@@ -6,16 +6,20 @@
 __all__ = ['progress_file', 'read_progress', 'record', 'progress']
 
 # %% ../../nbs/course/progress.ipynb #39e68b59
-import datetime, json, os, tempfile
+import datetime, json, os, tempfile, warnings
 from pathlib import Path
 from .exercises import EXERCISES, load_exercises
-from .map import Table
+from .map import LESSONS, Table
 
 # %% ../../nbs/course/progress.ipynb #70fd1433
 def progress_file()->Path:
     "`MARLEARN_PROGRESS`, else marlearn/progress.json in the user's data folder"
-    if os.environ.get('MARLEARN_PROGRESS'): return Path(os.environ['MARLEARN_PROGRESS']).expanduser()
-    return Path(os.environ.get('XDG_DATA_HOME') or Path.home()/'.local'/'share')/'marlearn'/'progress.json'
+    xdg = Path(os.environ.get('XDG_DATA_HOME', ''))
+    try:
+        if os.environ.get('MARLEARN_PROGRESS'): return Path(os.environ['MARLEARN_PROGRESS']).expanduser()
+        return (xdg if xdg.is_absolute() else Path.home()/'.local'/'share')/'marlearn'/'progress.json'
+    except RuntimeError:
+        raise OSError("this user has no home folder: set MARLEARN_PROGRESS to a file") from None
 
 def read_progress()->dict: # number -> {'passed': date or None, 'tries': count}
     "What was passed so far; a damaged file counts as empty"
@@ -30,19 +34,19 @@ def record(
     passed:bool, # by this try
 ):
     "Count a try, and remember the day of the first that passed"
-    path, found = progress_file(), read_progress()
+    found = read_progress()
     old = found.get(number, {})
     today = datetime.date.today().isoformat() if passed else None
     found[number] = {'passed': old.get('passed') or today, 'tries': old.get('tries', 0) + 1}
     try:
+        path = progress_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix='.progress')
         with os.fdopen(handle, 'w', encoding='utf-8') as f:
             json.dump(found, f, indent=1)
         os.replace(partial, path)
     except OSError as e:
-        print(f'(your progress could not be written to {path}: {e.strerror or e}; '
-              'MARLEARN_PROGRESS may name another file)')
+        print(f'(your progress could not be written: {e}; MARLEARN_PROGRESS may name another file)')
 
 # %% ../../nbs/course/progress.ipynb #9952ad22
 def _state(entry:dict)->str:
@@ -56,7 +60,13 @@ def progress(
     lesson:int|None=None, # its number; None: the whole course
 )->Table:
     "Which exercises are passed"
+    if lesson not in (None, *(l.number for l in LESSONS)):
+        raise ValueError(f"lesson={lesson}: there are lessons {LESSONS[0].number} to {LESSONS[-1].number}")
     load_exercises(lesson)
+    try:
+        progress_file()
+    except OSError as e:
+        warnings.warn(str(e))
     known = read_progress()
     chosen = sorted((e for e in EXERCISES.values() if lesson in (None, e.lesson)), key=lambda e: (e.lesson, e.rank))
     n_passed = sum(bool(known.get(e.number, {}).get('passed')) for e in chosen)

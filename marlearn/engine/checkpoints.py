@@ -62,12 +62,12 @@ def save_checkpoint(
     settings = {'step': step, 'run': asdict(config), 'model': asdict(model.config), 'classes': list(classes),
                 'ranks': ranks or {'world': 1, 'parts': 1}}
     with atomic_folder(folder) as new:
-        (new/'config.json').write_text(json.dumps(settings, indent=1))
+        (new/'config.json').write_text(json.dumps(settings, indent=1), encoding='utf-8')
         for name, tensors in (state or snapshot(model, ema, opt)).items():
             save_weights(tensors, new/f'{name}.safetensors', None if name == 'optimizer' else dtype)
         save_tokenizer(tokenizer, new/'tokenizer')
         hashes = {f.relative_to(new).as_posix(): file_hash(f) for f in sorted(new.rglob('*')) if f.is_file()}
-        (new/'state.json').write_text(json.dumps({'step': step, 'sha256': hashes}, indent=1))
+        (new/'state.json').write_text(json.dumps({'step': step, 'sha256': hashes}, indent=1), encoding='utf-8')
 
 # %% ../../nbs/engine/checkpoints.ipynb #14d08fe4
 def check_checkpoint(
@@ -77,12 +77,12 @@ def check_checkpoint(
     folder = Path(folder)
     if not (folder/'state.json').exists(): raise FileNotFoundError(f"{folder} is no checkpoint (state.json is missing)")
     try:
-        state = json.loads((folder/'state.json').read_text())
+        state = json.loads((folder/'state.json').read_text(encoding='utf-8'))
         step, hashes = state['step'], dict(state['sha256'])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"checkpoint {folder} is damaged: state.json cannot be read") from None
     bad = [name for name, want in hashes.items() if not (folder/name).exists() or file_hash(folder/name) != want]
-    if not bad and json.loads((folder/'config.json').read_text()).get('step', step) != step:
+    if not bad and json.loads((folder/'config.json').read_text(encoding='utf-8')).get('step', step) != step:
         bad = ['state.json']
     if bad:
         raise ValueError(f"checkpoint {folder} is damaged: {', '.join(bad)} missing or not as written; "
@@ -124,7 +124,7 @@ def load_checkpoint(
 )->Checkpoint:
     "Rebuild model and tokenizer from a checkpoint"
     folder, state = Path(folder), check_checkpoint(folder)
-    settings = json.loads((folder/'config.json').read_text())
+    settings = json.loads((folder/'config.json').read_text(encoding='utf-8'))
     model = ImageModel(model_config_from(settings['model']))
     weights = [folder/'ema.safetensors', folder/'model.safetensors']
     if not ema:
@@ -168,4 +168,4 @@ def resume(
         moments = _read_moments(folder/'optimizer.safetensors', _moments(now))
         state = {'state': moments, 'param_groups': now['param_groups']}
     dcp.set_optimizer_state_dict(model, opt, state, options=options)
-    return json.loads((folder/'state.json').read_text())['step']
+    return json.loads((folder/'state.json').read_text(encoding='utf-8'))['step']

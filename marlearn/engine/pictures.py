@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 import marlearn
 from ..data import centre_crop, check_split, ImageData, shape_chunks, SHAPES, SPLIT_SIZES
-from ..files import atomic_folder, cache_dir, file_hash
+from ..files import atomic_folder, cache_dir, file_hash, user_path
 
 # %% ../../nbs/engine/pictures.ipynb #9a06c5c2
 _CACHED = ('images.npy', 'labels.npy', 'meta.json')
@@ -49,8 +49,9 @@ def write_cache(
             if not filled.all():
                 _close_gaps(new, images, filled)
             np.save(new/'labels.npy', labels[filled])
-            (new/'meta.json').write_text(json.dumps(meta))
-            (new/'checksums.json').write_text(json.dumps({name: file_hash(new/name) for name in _CACHED}))
+            (new/'meta.json').write_text(json.dumps(meta), encoding='utf-8')
+            checksums = {name: file_hash(new/name) for name in _CACHED}
+            (new/'checksums.json').write_text(json.dumps(checksums), encoding='utf-8')
     except OSError as e:
         remedy = 'set MARLEARN_CACHE to a folder that can be written'
         raise OSError(f"the image cache {folder} could not be written ({e}); {remedy}") from e
@@ -61,13 +62,13 @@ def read_cache(
 )->tuple|None: # (images, labels, meta), or None where there is no intact cache
     "Open a cache; a damaged one is reported, removed, and treated as absent"
     folder = Path(folder)
-    if not (folder/'meta.json').exists(): return None
+    if not os.path.exists(folder/'meta.json'): return None
     try:
-        checksums = json.loads((folder/'checksums.json').read_text())
+        checksums = json.loads((folder/'checksums.json').read_text(encoding='utf-8'))
         for name in _CACHED:
             if file_hash(folder/name) != checksums[name]: raise ValueError(f"{name} does not match its checksum")
         images, labels = np.load(folder/'images.npy', mmap_mode='r'), np.load(folder/'labels.npy')
-        return images, labels, json.loads((folder/'meta.json').read_text())
+        return images, labels, json.loads((folder/'meta.json').read_text(encoding='utf-8'))
     except (OSError, ValueError, KeyError, TypeError) as e:
         warnings.warn(f"the image cache {folder} is damaged ({e}); it is made again")
         shutil.rmtree(folder, ignore_errors=True)
@@ -382,7 +383,7 @@ def load_path(
     img_size:int=32, # pixels per side; other pictures are resized and centre-cropped
 )->ImageData:
     "Pictures from a place on disk, decoded once into a memory-mapped cache"
-    path = Path(path).expanduser()
+    path = user_path(path, 'data')
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: give an image folder, a tar of one, or CIFAR-10's batches")
     check_split(split)
@@ -416,7 +417,7 @@ _USUAL_NAMES = ('cifar10', 'cifar-10-batches-py', 'cifar-10-batches-bin', 'cifar
 def _cifar10_in(folder):
     "CIFAR-10 in one of its usual shapes inside `folder`, or None"
     for name in _USUAL_NAMES:
-        if (folder/name).exists(): return folder/name
+        if os.path.exists(folder/name): return folder/name      # not Path.exists, which fails where one may not look
 
 def download_cifar10()->Path|None:
     "Fetch CIFAR-10's archive with torchvision into the user's cache; None where that is not possible"
@@ -441,7 +442,7 @@ def find_cifar10(
 )->Path|None:
     "Look where CIFAR-10 may be: `MARLEARN_DATA`, the repository's `data/`, the user's cache, a download"
     if os.environ.get('MARLEARN_DATA'):
-        path = Path(os.environ['MARLEARN_DATA']).expanduser()
+        path = user_path(os.environ['MARLEARN_DATA'], 'MARLEARN_DATA')
         if path.exists(): return path
         warnings.warn(f"MARLEARN_DATA points at {path}, which does not exist; looking elsewhere")
     repository = Path(marlearn.__file__).resolve().parent.parent

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from .hardware import launch
 from .run import SingleProcess, warm_up_step
 from ..heads import ResBlock
 from ..mar import ImageModel
@@ -23,7 +24,7 @@ from ..transformer import Block
 # %% ../../nbs/engine/processes.ipynb #1b657e90
 def launched()->bool:
     "Did `torchrun` start this process, with others beside it?"
-    return int(os.environ.get('WORLD_SIZE', 1)) > 1
+    return launch()[1] > 1
 
 class MultiProcess(SingleProcess):
     "All processes that `torchrun` started for this run: whole models (DDP), or a piece of each weight (FSDP2)"
@@ -34,16 +35,21 @@ class MultiProcess(SingleProcess):
         if not dist.is_available(): raise RuntimeError("this PyTorch was built without torch.distributed")
         missing = [name for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR') if name not in os.environ]
         if missing:
-            raise RuntimeError(f"{', '.join(missing)} not set: start several processes with "
-                               "torchrun --nproc_per_node=N -m marlearn train ...")
-        self.rank, self.world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+            raise ValueError(f"{', '.join(missing)} not set: start several processes with "
+                             "torchrun --nproc_per_node=N -m marlearn train ..., or unset WORLD_SIZE for one")
+        self.rank, self.world_size, local_rank = launch()
         self.shard, self.timeout, self.can_draw = shard, timeout, not shard
         self.device, backend = 'cpu', 'gloo'
         if torch.cuda.is_available():
-            self.device, backend = f"cuda:{os.environ['LOCAL_RANK']}", 'cpu:gloo,cuda:nccl'
+            self.device, backend = f'cuda:{local_rank}', 'cpu:gloo,cuda:nccl'
             torch.cuda.set_device(self.device)
         limit = datetime.timedelta(seconds=timeout)
-        store, _, _ = next(dist.rendezvous('env://', timeout=limit))
+        try:
+            store, _, _ = next(dist.rendezvous('env://', timeout=limit))
+        except dist.DistError as e:
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
+            raise OSError(f"the processes cannot meet at {where} (MASTER_ADDR, MASTER_PORT): "
+                          f"{str(e).splitlines()[0]}") from None
         attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)          # the store still knows dead processes
         store = dist.PrefixStore(f'attempt {attempt}', store)
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world_size, timeout=limit)

@@ -62,7 +62,7 @@ def read_log(
 )->list[dict]: # one dict per line; a line cut off by a kill is left out
     "The training log"
     rows = []
-    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
+    for line in Path(path).read_text(encoding='utf-8').splitlines() if Path(path).exists() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -83,7 +83,7 @@ def _open_run(run:Path, start:int)->list[dict]:
         for unfinished in run.glob('checkpoints/*.unfinished-*'):
             shutil.rmtree(unfinished, ignore_errors=True)
         log = [row for row in read_log(run/'log.jsonl') if row['step'] <= start]
-        (run/'log.new').write_text(''.join(json.dumps(row) + '\n' for row in log))
+        (run/'log.new').write_text(''.join(json.dumps(row) + '\n' for row in log), encoding='utf-8')
         (run/'log.new').replace(run/'log.jsonl')
     except OSError as e:
         raise OSError(f"{run} cannot be written to: {e}") from None
@@ -121,7 +121,7 @@ def _changes(old:Any, new:Any, at:str='')->list[str]:
     return [] if old == new else [f'{at} was {str(old)[:60]}, is {str(new)[:60]}']
 
 def _check_same_network(folder:Path, saved:dict, model:ImageModel, tokenizer:Tokenizer, classes:Sequence[str]):
-    settings = json.loads((folder/'tokenizer'/'tokenizer.json').read_text())
+    settings = json.loads((folder/'tokenizer'/'tokenizer.json').read_text(encoding='utf-8'))
     before = {'model': saved['model'], 'tokenizer': settings, 'classes': saved['classes']}
     now = {'model': asdict(model.config), 'tokenizer': tokenizer.settings(), 'classes': list(classes)}
     other = _changes(before, json.loads(json.dumps(now)))
@@ -282,6 +282,16 @@ def _operations(model:ImageModel, train:TrainConfig)->float:
     n_tokens = model.config.n_tokens + model.config.class_slots
     return 6*sum(p.numel() for p in model.parameters())*n_tokens*train.batch_size*train.steps
 
+def _draw(on_sample:Callable, step:int, model:ImageModel, ema:EMA):
+    "A picture on the way is worth no training: one that fails is a warning"
+    try:
+        on_sample(step, model, ema.model)
+    except Exception as e: # fonts, disks, memory: there are all kinds of errors
+        reason = (str(e).strip().splitlines() or [''])[0]
+        warnings.warn(f'nothing was drawn after step {step} ({type(e).__name__}: {reason}); training goes on')
+    finally:
+        model.train()
+
 class _RecentSteps:
     "What the steps since the last line of the log said"
     def __init__(self): self.clear()
@@ -337,7 +347,7 @@ def fit(
     start = 0
     if resume_from:
         start = resume(resume_from, model, ema, opt)
-        saved = json.loads((Path(resume_from)/'config.json').read_text())
+        saved = json.loads((Path(resume_from)/'config.json').read_text(encoding='utf-8'))
         _check_same_network(Path(resume_from), saved, model, tokenizer, classes)
         _warn_of_changes(saved, train, processes.world_size, n_parts)
     log = _open_run(run, start) if is_first else []
@@ -360,7 +370,7 @@ def fit(
         bar.set_postfix(loss=f"{row['loss']:.4f}")
         if is_first:
             log.append(row)
-            with open(run/'log.jsonl', 'a') as f:
+            with open(run/'log.jsonl', 'a', encoding='utf-8') as f:
                 f.write(json.dumps(row) + '\n')
 
     steps = range(start, train.steps if stop_at is None else min(train.steps, stop_at))
@@ -390,14 +400,13 @@ def fit(
             if (done % train.log_every == 0 or save_now) and recent.steps:
                 write_log(done, recent)
                 recent.clear()
-            if may_sample and done % train.sample_every == 0 and not is_last:
-                on_sample(done, model, ema.model)
-                model.train()
-                recent.restart_clock()
             if save_now and not skipped_in_a_row:
                 save(done)
                 recent.restart_clock()
             if stop and not is_last:
                 raise StopRequested(f"stopped as asked after step {done}; the state is saved in {run}")
+            if may_sample and done % train.sample_every == 0 and not is_last:
+                _draw(on_sample, done, model, ema)
+                recent.restart_clock()
     model.eval()
     return ema, log
