@@ -262,11 +262,12 @@ def tokenizer_from(
 def save_tokenizer(
     tokenizer:Tokenizer,
     folder:Path, # written in one step
+    dtype:torch.dtype|None=torch.float16, # of the stored weights (nobody sees the loss); None: as they are
 ):
-    "Settings as JSON, weights as safetensors in half precision (nobody sees the loss); a codebook stays exact"
+    "Settings as JSON, weights as safetensors; a codebook stays exact"
     with atomic_folder(folder) as new:
         (new/'tokenizer.json').write_text(json.dumps(tokenizer.settings(), indent=1))
-        save_weights(tokenizer, new/'tokenizer.safetensors', torch.float16, exact=('codebook',))
+        save_weights(tokenizer, new/'tokenizer.safetensors', dtype, exact=('codebook',))
 
 def load_tokenizer(
     folder:Path, # written by `save_tokenizer`
