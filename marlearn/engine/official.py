@@ -197,7 +197,7 @@ def _read_file(path:Path)->Mapping: # whatever it holds, on the CPU
         why = str(e).split('WeightsUnpickler error: ')[-1].strip() or type(e).__name__
         raise ValueError(f"{path} is damaged or no checkpoint: {why.splitlines()[0][:200]}") from None
 
-# %% ../../nbs/engine/official.ipynb #06c027ea
+# %% ../../nbs/engine/official.ipynb #0e008e5f
 _ENDINGS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')                     # the first is preferred
 _NO_WEIGHTS = ('optimizer', 'scheduler', 'scaler', 'training_args', 'random_states', 'rng_state')
 _SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
@@ -250,10 +250,10 @@ def read_official(
     parts = [_read_file(file) for file in _weight_files(Path(path))]
     return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
 
-# %% ../../nbs/engine/official.ipynb #c999dc4f
+# %% ../../nbs/engine/official.ipynb #ed9d8bfc
 _INSIDE = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')      # anywhere in a name
 _IN_FRONT = ('model', 'first_stage_model', 'vae', 'autoencoder', 'mar', 'ema_model')         # before a whole model
-_OTHER_PARTS = ('loss', 'discriminator', 'model_ema', 'cond_stage_model')                    # of LDM's trainers
+_OTHER_PARTS = ('loss', 'discriminator', 'diffusion_model', 'model_ema', 'cond_stage_model')     # of LDM's trainers
 _ROOTS = {'MAR': ('z_proj', 'mask_token', 'class_emb', 'encoder_blocks', 'decoder_blocks', 'diffloss'),
           'KL autoencoder': ('encoder', 'decoder', 'quant_conv', 'post_quant_conv')}
 
@@ -453,7 +453,7 @@ def _vae_config(state, norm_groups):
         latent_channels=size(('decoder.conv_in.weight', 1), ('post_quant_conv.weight', 0)),
         embed_dim=size(('post_quant_conv.weight', 1), ('quant_conv.weight', 0, 2)), norm_groups=norm_groups)
 
-# %% ../../nbs/engine/official.ipynb #38232dba
+# %% ../../nbs/engine/official.ipynb #b5e98a86
 _DIFFUSERS = [ # LDM's part of a name, diffusers' part; in this order in both directions
     ('.mid.block_1.', '.mid_block.resnets.0.'), ('.mid.block_2.', '.mid_block.resnets.1.'),
     ('.mid.attn_1.', '.mid_block.attentions.0.'), ('.down.', '.down_blocks.'), ('.up.', '.up_blocks.'),
