@@ -22,8 +22,8 @@ CONFIGS = {
         scaling_factor=0.3611, shift_factor=0.1159),
     'attention at two levels': SD | dict(
         block_out_channels=(16, 32, 48, 48), norm_num_groups=4, in_channels=1, out_channels=1, scaling_factor=0.5,
-        down_block_types=['DownEncoderBlock2D', 'AttnDownEncoderBlock2D', 'DownEncoderBlock2D', 'AttnDownEncoderBlock2D'],
-        up_block_types=['AttnUpDecoderBlock2D', 'UpDecoderBlock2D', 'AttnUpDecoderBlock2D', 'UpDecoderBlock2D']),
+        down_block_types=['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']*2,
+        up_block_types=['AttnUpDecoderBlock2D', 'UpDecoderBlock2D']*2),
     'attention in the encoder only': SD | dict(
         block_out_channels=(16, 16), norm_num_groups=16, shift_factor=-0.7,
         down_block_types=['DownEncoderBlock2D', 'AttnDownEncoderBlock2D'], up_block_types=['UpDecoderBlock2D']*2),

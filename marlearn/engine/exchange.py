@@ -7,23 +7,21 @@ __all__ = ['check_new', 'check_space', 'bytes_of', 'distinct', 'class_names', 'r
            'import_mar', 'import_vae', 'write_file', 'check_ending', 'export_mar_file', 'export_vae_file', 'ImportMar',
            'ImportVae', 'ExportMar', 'ExportVae', 'Import', 'Export']
 
-# %% ../../nbs/engine/exchange.ipynb #3f77acc4
+# %% ../../nbs/engine/exchange.ipynb #fe1d606a
 import os
 import shutil
-import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TYPE_CHECKING
 import torch
 import tyro
-from .run import RunConfig
 if TYPE_CHECKING: # named in hints; imported only where they are used, so that help comes at once
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from marlearn.mar import ImageModel
     from marlearn.tokenizers import KLTokenizer
 
-# %% ../../nbs/engine/exchange.ipynb #0645c3ce
+# %% ../../nbs/engine/exchange.ipynb #89c5e29e
 def check_new(
     out:Path, # file or folder
 )->Path:
@@ -52,7 +50,7 @@ def bytes_of(
     "How much place they take"
     return sum(t.numel()*t.element_size() for t in tensors.values())
 
-# %% ../../nbs/engine/exchange.ipynb #dda6cb31
+# %% ../../nbs/engine/exchange.ipynb #f745d5fa
 def distinct(
     names:'Sequence[str]',
 )->tuple[str, ...]:
@@ -79,7 +77,7 @@ def class_names(
     from torchvision.models import ResNet18_Weights
     return distinct(ResNet18_Weights.DEFAULT.meta['categories'])
 
-# %% ../../nbs/engine/exchange.ipynb #b87cdde0
+# %% ../../nbs/engine/exchange.ipynb #4baa3614
 def read_tokenizer(
     vae:Path, # weights in LDM's or diffusers' format, or a folder that `import vae` made
     scale:float|None=None, # 1/std of its latents; None: as the file says
@@ -134,6 +132,7 @@ def import_mar(
     "Make a checkpoint of an official model and its autoencoder"
     from marlearn.engine.checkpoints import save_checkpoint
     from marlearn.engine.official import load_mar
+    from marlearn.engine.run import RunConfig
     out, tokenizer = check_new(out), read_tokenizer(vae, scale, norm_groups)
     model = load_mar(source, heads=heads, ema=not raw)
     tokenizer, size = fit_tokenizer_to_model(tokenizer, model, patch_size, img_size)
@@ -161,7 +160,7 @@ def import_vae(
     save_tokenizer(tokenizer, out, dtype=None)
     return tokenizer
 
-# %% ../../nbs/engine/exchange.ipynb #00e1bb2e
+# %% ../../nbs/engine/exchange.ipynb #28c16103
 def write_file(
     tensors:dict, # by name; for a .pth of the official code, boxes of them
     out:Path, # .safetensors, else written by `torch.save`
@@ -238,7 +237,7 @@ def export_vae_file(
         save_weights(weights, new/'diffusion_pytorch_model.safetensors')
     return tokenizer
 
-# %% ../../nbs/engine/exchange.ipynb #2995ab53
+# %% ../../nbs/engine/exchange.ipynb #d700f0db
 @dataclass(frozen=True, kw_only=True)
 class ImportMar:
     "Make a checkpoint of an official MAR model, to draw from and to measure"

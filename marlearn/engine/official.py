@@ -197,7 +197,7 @@ def _read_file(path:Path)->Mapping: # whatever it holds, on the CPU
         why = str(e).split('WeightsUnpickler error: ')[-1].strip() or type(e).__name__
         raise ValueError(f"{path} is damaged or no checkpoint: {why.splitlines()[0][:200]}") from None
 
-# %% ../../nbs/engine/official.ipynb #0e008e5f
+# %% ../../nbs/engine/official.ipynb #4c1deefc
 _ENDINGS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')                     # the first is preferred
 _NO_WEIGHTS = ('optimizer', 'scheduler', 'scaler', 'training_args', 'random_states', 'rng_state')
 _SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
@@ -232,10 +232,12 @@ def _weight_files(path:Path)->list[Path]:
         raise ValueError(f"{path} is a checkpoint of marlearn already: it can be used as it is")
     if (path/'checkpoint-last.pth').exists(): return [path/'checkpoint-last.pth']
     files = [f for f in sorted(path.iterdir()) if f.suffix in _ENDINGS and not f.name.startswith(_NO_WEIGHTS)]
+    stems = {f.stem for f in files}                         # beside x.safetensors there may be x.fp16.safetensors
+    files = [f for f in files if '.' not in f.stem or f.stem.partition('.')[0] not in stems]
     models = {}                                             # a model may lie there in several forms
     for file in sorted(files, key=lambda f: _ENDINGS.index(f.suffix)):
         shard = _SHARD.fullmatch(file.name)
-        models.setdefault(shard[1] if shard else file.name.partition('.')[0], file)
+        models.setdefault(shard[1] if shard else file.stem, file)
     indexes = sorted(path.glob('*.index.json'), key=lambda f: 'safetensors' not in f.name)
     if indexes: return _all_parts(indexes[0])
     if len(models) == 1: return _all_parts(*models.values())
@@ -250,7 +252,7 @@ def read_official(
     parts = [_read_file(file) for file in _weight_files(Path(path))]
     return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
 
-# %% ../../nbs/engine/official.ipynb #ed9d8bfc
+# %% ../../nbs/engine/official.ipynb #555889dd
 _INSIDE = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')      # anywhere in a name
 _IN_FRONT = ('model', 'first_stage_model', 'vae', 'autoencoder', 'mar', 'ema_model')         # before a whole model
 _OTHER_PARTS = ('loss', 'discriminator', 'diffusion_model', 'model_ema', 'cond_stage_model')     # of LDM's trainers
@@ -453,7 +455,7 @@ def _vae_config(state, norm_groups):
         latent_channels=size(('decoder.conv_in.weight', 1), ('post_quant_conv.weight', 0)),
         embed_dim=size(('post_quant_conv.weight', 1), ('quant_conv.weight', 0, 2)), norm_groups=norm_groups)
 
-# %% ../../nbs/engine/official.ipynb #b5e98a86
+# %% ../../nbs/engine/official.ipynb #f323f810
 _DIFFUSERS = [ # LDM's part of a name, diffusers' part; in this order in both directions
     ('.mid.block_1.', '.mid_block.resnets.0.'), ('.mid.block_2.', '.mid_block.resnets.1.'),
     ('.mid.attn_1.', '.mid_block.attentions.0.'), ('.down.', '.down_blocks.'), ('.up.', '.up_blocks.'),
