@@ -26,6 +26,8 @@ COMMANDS = { # name -> module, class, and its sentence in the list
     'train-tokenizer': ('engine.commands', 'TrainTokenizer', 'train a tokenizer on any pictures'),
     'measure-tokenizer': ('engine.commands', 'MeasureTokenizer', 'what a tokenizer keeps and loses'),
     'cache': ('engine.commands', 'Cache', 'encode a folder of pictures once, to train from'),
+    'import': ('engine.exchange', 'Import', 'bring in official weights, or an autoencoder of LDM or diffusers'),
+    'export': ('engine.exchange', 'Export', 'write weights for the official code, LDM or diffusers'),
     'plan': ('engine.commands', 'Plan', 'what a run will take: time, memory, disk'),
     'progress': ('cli', 'Progress', "which of the lessons' exercises you have passed"),
     'info': ('engine.commands', 'Info', 'versions, device, data: what to send with a bug report'),

@@ -262,11 +262,12 @@ def tokenizer_from(
 def save_tokenizer(
     tokenizer:Tokenizer,
     folder:Path, # written in one step
+    dtype:torch.dtype|None=torch.float16, # of the stored weights (nobody sees the loss); None: as they are
 ):
-    "Settings as JSON, weights as safetensors in half precision (nobody sees the loss); a codebook stays exact"
+    "Settings as JSON, weights as safetensors; a codebook stays exact"
     with atomic_folder(folder) as new:
-        (new/'tokenizer.json').write_text(json.dumps(tokenizer.settings(), indent=1), encoding='utf-8')
-        save_weights(tokenizer, new/'tokenizer.safetensors', torch.float16, exact=('codebook',))
+        (new/'tokenizer.json').write_text(json.dumps(tokenizer.settings(), indent=1))
+        save_weights(tokenizer, new/'tokenizer.safetensors', dtype, exact=('codebook',))
 
 def load_tokenizer(
     folder:Path, # written by `save_tokenizer`
@@ -274,7 +275,7 @@ def load_tokenizer(
     "The tokenizer kept in a folder"
     settings = Path(folder)/'tokenizer.json'
     if not settings.exists(): raise FileNotFoundError(f"{folder} holds no tokenizer (tokenizer.json is missing)")
-    tokenizer = tokenizer_from(json.loads(settings.read_text(encoding='utf-8')))
+    tokenizer = tokenizer_from(json.loads(settings.read_text()))
     if tokenizer.state_dict():
         load_weights(tokenizer, Path(folder)/'tokenizer.safetensors')
     return tokenizer

@@ -55,6 +55,7 @@ def save_checkpoint(
     ema:EMA|None=None,
     opt:torch.optim.Optimizer|None=None, # None: a checkpoint to sample from, not to train on
     dtype:torch.dtype|None=None, # store weights in this type
+    tokenizer_dtype:torch.dtype|None=torch.float16, # and the tokenizer's in this one; None: as they are
     state:dict|None=None, # from `snapshot`, where it was gathered already
     ranks:dict|None=None, # 'world' and 'parts': among how many processes, and in how many parts, a batch was divided
 ):
@@ -65,7 +66,7 @@ def save_checkpoint(
         (new/'config.json').write_text(json.dumps(settings, indent=1), encoding='utf-8')
         for name, tensors in (state or snapshot(model, ema, opt)).items():
             save_weights(tensors, new/f'{name}.safetensors', None if name == 'optimizer' else dtype)
-        save_tokenizer(tokenizer, new/'tokenizer')
+        save_tokenizer(tokenizer, new/'tokenizer', tokenizer_dtype)
         hashes = {f.relative_to(new).as_posix(): file_hash(f) for f in sorted(new.rglob('*')) if f.is_file()}
         (new/'state.json').write_text(json.dumps({'step': step, 'sha256': hashes}, indent=1), encoding='utf-8')
 

@@ -326,7 +326,8 @@ class Sample:
         if rank == 0:
             source = 'the shipped model' if self.checkpoint is None else folder
             n = len(which)*self.per_class
-            print(f"drawing {n} pictures with {source} ({c.step} steps of training) on {device}")
+            trained = f' ({c.step} steps of training)' if c.step else ''     # nothing is known of imported weights
+            print(f"drawing {n} pictures with {source}{trained} on {device}")
         if is_file:
             self.write_file(c, which, device, options)
         else:

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['Names', 'KL16_SCALE', 'mar_names', 'vae_names', 'to_official', 'from_official', 'read_official', 'load_mar',
-           'export_mar', 'load_vae', 'export_vae', 'official_tokenizer']
+           'export_mar', 'diffusers_config', 'load_vae', 'export_vae', 'official_tokenizer']
 
 # %% ../../nbs/engine/official.ipynb #f1e207d6
-import argparse, math, pickle, re, zipfile
-from collections import Counter
+import argparse, json, math, pickle, re, sys, warnings, zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn, Tensor
 from ..heads import DiffusionHead, HeadConfig
@@ -120,46 +121,205 @@ def from_official(
     return {ours: torch.cat([tensors[n] for n in parts]) for ours, parts in names.items()}
 
 # %% ../../nbs/engine/official.ipynb #f0d4133b
-_BROKEN = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError,
-           AttributeError, IndexError, UnicodeDecodeError, OSError)     # what reading a damaged file may raise
+class _Placeholder:
+    "Stands for an object of another program: takes whatever a pickle gives it, keeps nothing, does nothing"
+    def __new__(cls, *args, **kwargs): return super().__new__(cls)
+    def __init__(self, *args, **kwargs): pass
+    def __setstate__(self, state): pass
+    def __setitem__(self, key, value): pass
+    def __call__(self, *args, **kwargs): return self
+    def append(self, item): pass
+    def extend(self, items): pass
+    def add(self, item): pass
 
-def read_official(
-    path:Path, # .pth or .ckpt written by `torch.save`, or .safetensors
-)->Mapping: # whatever it holds, on the CPU
-    "Read a checkpoint of unknown origin: tensors, plain values and an argparse namespace, and nothing that could run"
-    path = Path(path)
+_REBUILD = ('_rebuild_tensor', '_rebuild_tensor_v2', '_rebuild_parameter')     # how torch.save spells a tensor
+# what Python itself may have in a checkpoint: things that hold data. They become placeholders as well
+_DATA_MODULES = ('_codecs', 'abc', 'argparse', 'collections', 'copyreg', 'dataclasses', 'datetime', 'decimal', 'enum',
+                 'fractions', 'functools', 'logging', 'numbers', 'pathlib', 'random', 're', 'typing', 'uuid')
+_DATA_BUILTINS = ('bool', 'bytearray', 'bytes', 'complex', 'dict', 'float', 'frozenset', 'getattr', 'int', 'list',
+                  'object', 'range', 'set', 'slice', 'str', 'tuple', 'type')
+_PYTHON_2 = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}                 # names of modules in old protocols
+
+class _Refused(pickle.UnpicklingError):
+    "The pickle asks for something that only an attack needs"
+
+class _CarefulUnpickler(pickle.Unpickler):
+    "Rebuilds tensors and plain values; all other classes are placeholders, so that nothing can run"
+    def find_class(self, module:str, name:str):
+        module = _PYTHON_2.get(module, module)
+        top = module.partition('.')[0]
+        if (module, name) == ('collections', 'OrderedDict'): return OrderedDict
+        if (module, name) == ('argparse', 'Namespace'): return type(name, (argparse.Namespace,), {})
+        if module == 'torch._utils' and name in _REBUILD:
+            function = super().find_class(module, name)
+            return lambda *args: function(*args)            # a pickle may set attributes: of this, not of PyTorch's
+        holds_data = name in _DATA_BUILTINS if module == 'builtins' else top in _DATA_MODULES
+        if top in sys.stdlib_module_names and not holds_data: raise _Refused(f'{module}.{name}')
+        return type(name.rpartition('.')[2], (_Placeholder,), {})
+
+def _careful_load(file, **options): return _CarefulUnpickler(file, **options).load()
+
+# what torch.load asks of `pickle`
+_CAREFUL = SimpleNamespace(__name__='careful pickle', Unpickler=_CarefulUnpickler, load=_careful_load)
+
+def _read_pickle(path:Path)->Any:
+    "What `torch.save` wrote: with PyTorch's careful reader, or where that finds unknown classes, with ours"
+    zipped = zipfile.is_zipfile(path)
+    with open(path, 'rb') as file:
+        if file.read(2) == b'PK' and not zipped:
+            raise ValueError('the end of the archive is missing, as after a download that broke off')
+    options = {'map_location': 'cpu', 'mmap': zipped}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                     # of a pickle's protocol and of sources that are not here
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, weights_only=True, **options)
+        except pickle.UnpicklingError:                      # not of TorchScript or tar archives, which stay refused
+            return torch.load(path, weights_only=False, pickle_module=_CAREFUL, **options)
+
+_OTHER_FILES = {b'<': 'it is a web page: the link led to a page about the file (a Dropbox link gives the file when it '
+                      'ends in dl=1)',
+                b'version https://git-lfs': 'it is a pointer of Git LFS: fetch the file itself with `git lfs pull`'}
+
+def _read_file(path:Path)->Mapping: # whatever it holds, on the CPU
+    "One file, .safetensors or written by `torch.save`"
     if not path.is_file(): raise FileNotFoundError(f"there is no file {path}")
     with open(path, 'rb') as file:
-        start = file.read(9)
+        start = file.read(64)
+    for beginning, what in _OTHER_FILES.items():
+        if start.lstrip().startswith(beginning): raise ValueError(f"{path} is damaged or no checkpoint: {what}")
     try:
-        if start[8:] == b'{': return load_file(path)    # a safetensors header is JSON behind 8 bytes of length
-        zipped = zipfile.is_zipfile(path)
-        if start[:2] == b'PK' and not zipped:
-            raise ValueError('the end of the archive is missing, as after a download that broke off')
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
-    except _BROKEN as e:
-        if wants := re.search(r'GLOBAL ([\w.]+)', str(e)):
-            raise ValueError(f"{path} asks to run {wants[1]} while it is read: refused. A checkpoint needs only "
-                             "tensors, plain values and argparse.Namespace") from None
+        return load_file(path) if start[8:9] == b'{' else _read_pickle(path)    # safetensors: 8 bytes, then JSON
+    except _Refused as e:
+        raise ValueError(f"{path} asks to run {e} while it is read: refused. A checkpoint needs only tensors, "
+                         "plain values and argparse.Namespace") from None
+    except Exception as e:                                  # a damaged or hostile file may raise anything
         why = str(e).split('WeightsUnpickler error: ')[-1].strip() or type(e).__name__
         raise ValueError(f"{path} is damaged or no checkpoint: {why.splitlines()[0][:200]}") from None
 
-def _weights(source, keys):
-    "State dict and settings from a path, a checkpoint or a state dict"
+# %% ../../nbs/engine/official.ipynb #4c1deefc
+_ENDINGS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')                     # the first is preferred
+_NO_WEIGHTS = ('optimizer', 'scheduler', 'scaler', 'training_args', 'random_states', 'rng_state')
+_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
+
+def _read_settings(path:Path)->dict:
+    "A JSON file with settings"
+    try:
+        settings = json.loads(path.read_text())
+    except (ValueError, OSError) as e:
+        raise ValueError(f"{path} cannot be read: {e}") from None
+    if not isinstance(settings, dict): raise ValueError(f"{path} holds no settings by name")
+    return settings
+
+def _all_parts(path:Path)->list[Path]:
+    "Of model-00001-of-00003.safetensors all three files, of any other file that one"
+    if path.name.endswith('.index.json'):
+        listed = set(_read_settings(path).get('weight_map', {}).values())
+        parts = [path.with_name(Path(name).name) for name in sorted(listed)]
+    elif m := _SHARD.fullmatch(path.name):
+        stem, n, ending = m.groups()
+        parts = [path.with_name(f'{stem}-{i:0{len(n)}d}-of-{n}{ending}') for i in range(1, int(n) + 1)]
+    else:
+        return [path]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise FileNotFoundError(f"{path.parent} holds only a part of this model: {_listed(missing)} missing")
+    return parts
+
+def _weight_files(path:Path)->list[Path]:
+    "The files in which the weights are, in a folder or named by themselves"
+    if not path.is_dir(): return _all_parts(path)
+    if (path/'state.json').exists() and (path/'config.json').exists():
+        raise ValueError(f"{path} is a checkpoint of marlearn already: it can be used as it is")
+    if (path/'checkpoint-last.pth').exists(): return [path/'checkpoint-last.pth']
+    files = [f for f in sorted(path.iterdir()) if f.suffix in _ENDINGS and not f.name.startswith(_NO_WEIGHTS)]
+    stems = {f.stem for f in files}                         # beside x.safetensors there may be x.fp16.safetensors
+    files = [f for f in files if '.' not in f.stem or f.stem.partition('.')[0] not in stems]
+    models = {}                                             # a model may lie there in several forms
+    for file in sorted(files, key=lambda f: _ENDINGS.index(f.suffix)):
+        shard = _SHARD.fullmatch(file.name)
+        models.setdefault(shard[1] if shard else file.stem, file)
+    indexes = sorted(path.glob('*.index.json'), key=lambda f: 'safetensors' not in f.name)
+    if indexes: return _all_parts(indexes[0])
+    if len(models) == 1: return _all_parts(*models.values())
+    what = f"holds several models: name one of {_listed(f.name for f in models.values())}" if models else \
+        f"holds no weights: no file ends in {', '.join(_ENDINGS)}"
+    raise ValueError(f"the folder {path} {what}")
+
+def read_official(
+    path:Path, # .pth, .ckpt or .bin written by `torch.save`, .safetensors, or a folder with one model in it
+)->Mapping: # whatever it holds, on the CPU
+    "Read a checkpoint of unknown origin: tensors, plain values and settings, and nothing that could run"
+    parts = [_read_file(file) for file in _weight_files(Path(path))]
+    return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
+
+# %% ../../nbs/engine/official.ipynb #555889dd
+_INSIDE = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')      # anywhere in a name
+_IN_FRONT = ('model', 'first_stage_model', 'vae', 'autoencoder', 'mar', 'ema_model')         # before a whole model
+_OTHER_PARTS = ('loss', 'discriminator', 'diffusion_model', 'model_ema', 'cond_stage_model')     # of LDM's trainers
+_ROOTS = {'MAR': ('z_proj', 'mask_token', 'class_emb', 'encoder_blocks', 'decoder_blocks', 'diffloss'),
+          'KL autoencoder': ('encoder', 'decoder', 'quant_conv', 'post_quant_conv')}
+
+def _unwrapped(state:Mapping, what:str)->dict: # names without wrappers
+    "The part of a state dict that is the MAR or the KL autoencoder"
+    models = {}
+    for name, value in state.items():
+        parts = [part for part in str(name).split('.') if part not in _INSIDE]
+        n = next((i for i, part in enumerate(parts) if part not in _IN_FRONT), 0)
+        models.setdefault('.'.join(parts[:n]), {})['.'.join(parts[n:])] = value
+    def known(model): return sum(name.partition('.')[0] in _ROOTS[what] for name in model)
+    found = {prefix: model for prefix, model in models.items() if known(model)}
+    if not found: return {str(k): v for k, v in state.items()}
+    if len(found) > 1:
+        raise ValueError(f"the checkpoint holds {len(found)} of these models, with names that begin with "
+                         f"{_listed(repr(p) for p in found)}: keep one of them")
+    (prefix, model), = found.items()
+    others = [f'{p}.{name}' if p else name for p in models if p != prefix for name in models[p]]
+    others += [name for name in model if name.partition('.')[0] in _OTHER_PARTS]
+    if others:
+        warnings.warn(f"{len(others)} entries of other parts are left out: {_listed(others, 3)}")
+    return {name: v for name, v in model.items() if name not in others}
+
+def _weights(source, what, keys):
+    "State dict of a MAR or a KL autoencoder, and settings, from a path, a checkpoint or a state dict"
     found = source if isinstance(source, Mapping) else read_official(source)
-    if not isinstance(found, Mapping): raise ValueError(f"expected a dict of tensors, found {type(found).__name__}")
-    state, settings, boxes = found, {}, [k for k, v in found.items() if isinstance(v, Mapping)]
-    if boxes:
+    settings = {}
+    while True:
+        if not isinstance(found, Mapping):
+            kind = type(found).__name__
+            raise ValueError(f"expected a dict of tensors, found {kind}" + (
+                             ", a whole pickled model: store its state_dict() instead"
+                             if isinstance(found, _Placeholder) else ""))
+        boxes = [k for k, v in found.items() if isinstance(v, Mapping)]
+        if not boxes: break
         key = next((k for k in keys if k in boxes), None)
         if key is None:
             raise ValueError(f"the checkpoint holds {_listed(map(str, found))}, but none of {', '.join(keys)}")
-        state, settings = found[key], found.get('args', {})
+        settings, found = settings or found.get('args', {}), found[key]
     if isinstance(settings, argparse.Namespace):
         settings = vars(settings)
     if not isinstance(settings, Mapping):
         settings = {}
-    return {str(k).removeprefix('module.').removeprefix('_orig_mod.'): v for k, v in state.items()}, settings
+    state = _unwrapped(found, what)
+    _check_kind(state, what)
+    if not isinstance(source, Mapping):
+        _check_claims(state, source)
+    return state, settings
+
+def _check_kind(state, what):
+    "The other kind of model is named as such"
+    def holds(tensor): return any(name.endswith(tensor) for name in state)
+    if what == 'MAR' and holds('encoder.conv_in.weight'):
+        raise ValueError("this is no official MAR state dict: it is an autoencoder's")
+    if what != 'MAR' and holds('mask_token'):
+        raise ValueError("this is no official KL autoencoder state dict: it is a MAR's")
+
+def _check_claims(state, path):
+    "A tensor that claims more numbers than its file has would fill the memory"
+    most = sum(file.stat().st_size for file in _weight_files(Path(path)))
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.numel()*value.element_size() > most:
+            raise ValueError(f"{path} is damaged or no checkpoint: {name} claims to be {tuple(value.shape)}, larger "
+                             "than the file")
 
 # %% ../../nbs/engine/official.ipynb #8f2bf1fe
 def _size(what, state, *places):
@@ -190,6 +350,7 @@ def _n_tokens(state, length):
 def _attention_heads(settings, D):
     "The number of heads leaves no trace in the weights: known by the model's name or the paper's widths"
     by_name, by_width = {'mar_base': 12, 'mar_large': 16, 'mar_huge': 16}, {768: 12, 1024: 16, 1280: 16}
+    if settings.get('heads'): return settings['heads']                     # in checkpoints that we wrote
     if settings.get('model') in by_name: return by_name[settings['model']]
     if D in by_width: return by_width[D]
     raise ValueError(f"the number of attention heads leaves no trace in the weights, and width {D} is none of the "
@@ -245,7 +406,7 @@ def load_mar(
     dtype:torch.dtype|None=torch.float32, # None: as stored
 )->ImageModel: # in evaluation mode, ready for `generate`
     "Our model with the weights of the official MAR; sizes come from the shapes"
-    state, settings = _weights(source, ('model_ema', 'model') if ema else ('model',))
+    state, settings = _weights(source, 'MAR', ('model_ema', 'model', 'state_dict') if ema else ('model', 'state_dict'))
     given = {'label_drop_prob': label_drop, 'proj_dropout': dropout}
     config = _mar_config(state, {**settings, **{k: v for k, v in given.items() if v is not None}}, heads)
     if patch_size < 1 or config.token_dim % patch_size**2:
@@ -294,31 +455,150 @@ def _vae_config(state, norm_groups):
         latent_channels=size(('decoder.conv_in.weight', 1), ('post_quant_conv.weight', 0)),
         embed_dim=size(('post_quant_conv.weight', 1), ('quant_conv.weight', 0, 2)), norm_groups=norm_groups)
 
-def load_vae(
-    source:str|Path|Mapping, # an official checkpoint file (of LDM too), or a state dict
-    *,
-    norm_groups:int=32, # of every GroupNorm: leaves no trace in the weights
-    dtype:torch.dtype|None=torch.float32, # None: as stored
-)->VAE: # in evaluation mode
-    "Our autoencoder with the weights of an official KL one; sizes come from the shapes"
-    state, _ = _weights(source, ('model', 'state_dict'))
-    state = {n: v for n, v in state.items() if not n.startswith('loss.')}    # LDM's trainer saves its discriminator too
-    config = _vae_config(state, norm_groups)
+# %% ../../nbs/engine/official.ipynb #f323f810
+_DIFFUSERS = [ # LDM's part of a name, diffusers' part; in this order in both directions
+    ('.mid.block_1.', '.mid_block.resnets.0.'), ('.mid.block_2.', '.mid_block.resnets.1.'),
+    ('.mid.attn_1.', '.mid_block.attentions.0.'), ('.down.', '.down_blocks.'), ('.up.', '.up_blocks.'),
+    ('.block.', '.resnets.'), ('.attn.', '.attentions.'), ('.downsample.', '.downsamplers.0.'),
+    ('.upsample.', '.upsamplers.0.'), ('.nin_shortcut.', '.conv_shortcut.'), ('.norm_out.', '.conv_norm_out.'),
+    ('.norm.', '.group_norm.'), ('.q.', '.to_q.'), ('.k.', '.to_k.'), ('.v.', '.to_v.'), ('.proj_out.', '.to_out.0.')]
+_FIRST_GENERATION = [('.q.', '.query.'), ('.k.', '.key.'), ('.v.', '.value.'), ('.proj_out.', '.proj_attn.')]
+_ATTENTION = re.compile(r'\.(q|k|v|proj_out)\.weight')
+
+def _count_from_the_end(name, levels):
+    "LDM counts the decoder's levels as the encoder's, diffusers in the order of computing"
+    return re.sub(r'decoder\.up\.(\d+)', lambda m: f'decoder.up.{levels - 1 - int(m[1])}', name)
+
+def _is_diffusers(state): return any('.down_blocks.' in name or '.mid_block.' in name for name in state)
+
+def _from_diffusers(state):
+    "Diffusers' state dict, of either generation of its attention, under LDM's names"
+    levels, renamed = _count(state, r'encoder\.down_blocks\.(\d+)\.'), {}
+    for name, value in state.items():
+        for ldm, diffusers in [*_DIFFUSERS, *_FIRST_GENERATION]:
+            name = name.replace(diffusers, ldm)
+        if _ATTENTION.search(name) and getattr(value, 'ndim', 0) == 2:
+            value = value[:, :, None, None]                 # a linear layer is a convolution of 1x1
+        renamed[_count_from_the_end(name, levels)] = value
+    return renamed
+
+def _to_diffusers(state):
+    "LDM's state dict under diffusers' names of today"
+    levels, renamed = _count(state, r'encoder\.down\.(\d+)\.'), {}
+    for name, value in state.items():
+        if _ATTENTION.search(name):
+            value = value[:, :, 0, 0]
+        name = _count_from_the_end(name, levels)
+        for ldm, diffusers in _DIFFUSERS:
+            name = name.replace(ldm, diffusers)
+        renamed[name] = value
+    return renamed
+
+_PLAIN = {'_class_name': ('AutoencoderKL',), 'act_fn': ('silu', 'swish'), 'mid_block_add_attention': (True,),
+          'latents_mean': (None,), 'latents_std': (None,)}  # what diffusers' settings may say here
+
+def _check_diffusers(config):
+    "Refuse autoencoders of diffusers that are another network than ours"
+    for name, possible in _PLAIN.items():
+        if config.get(name, possible[0]) not in possible:
+            raise ValueError(f"this autoencoder of diffusers has {name}={config[name]!r}; only "
+                             f"{' or '.join(map(repr, possible))} can be read")
+    known = ('DownEncoderBlock2D', 'AttnDownEncoderBlock2D', 'UpDecoderBlock2D', 'AttnUpDecoderBlock2D')
+    kinds = [*config.get('down_block_types', ()), *config.get('up_block_types', ())]
+    if unknown := [kind for kind in kinds if kind not in known]:
+        raise ValueError(f"this autoencoder of diffusers is made of {_listed(set(unknown))}; only "
+                         f"{', '.join(known)} can be read")
+
+def diffusers_config(
+    config:VAEConfig,
+    scale:float=1.0, # of the tokenizer
+    sample_size:int=256, # pixels per side of the pictures that it was trained on; nothing depends on it
+)->dict: # what diffusers' config.json holds
+    "Settings under diffusers' names; an autoencoder that diffusers does not have is refused"
+    facts = {'latent_channels': (config.latent_channels, config.embed_dim), 'first of mults': (config.mults[0], 1)}
+    for what, (ours, theirs) in facts.items():
+        if ours != theirs:
+            raise ValueError(f"diffusers has no such autoencoder: {what} is {ours}, must be {theirs}")
+    levels = range(len(config.mults))
+    down = ['AttnDownEncoderBlock2D' if i in config.attn_levels else 'DownEncoderBlock2D' for i in levels]
+    up = ['AttnUpDecoderBlock2D' if config.decoder_attn and i in config.attn_levels else 'UpDecoderBlock2D'
+          for i in reversed(levels)]
+    return {'_class_name': 'AutoencoderKL', '_diffusers_version': '0.30.0', 'act_fn': 'silu',
+            'block_out_channels': [config.width*mult for mult in config.mults], 'down_block_types': down,
+            'up_block_types': up, 'in_channels': config.img_channels, 'out_channels': config.img_channels,
+            'latent_channels': config.embed_dim, 'layers_per_block': config.res_blocks,
+            'norm_num_groups': config.norm_groups, 'sample_size': sample_size, 'scaling_factor': scale}
+
+def _add_identity(state, settings):
+    "Autoencoders without a layer between encoder and latents (SD3's, Flux's): as if it were there and changed nothing"
+    is_whole = 'encoder.conv_out.weight' in state and 'decoder.conv_in.weight' in state
+    gone = [name for name in ('quant_conv', 'post_quant_conv') if not any(n.startswith(f'{name}.') for n in state)]
+    if not is_whole or not (len(gone) == 2 or any(settings.get(f'use_{name}') is False for name in gone)): return
+    sizes = {'quant_conv': len(state['encoder.conv_out.weight']),
+             'post_quant_conv': state['decoder.conv_in.weight'].shape[1]}
+    for name in gone:
+        if settings.get(f'use_{name}'): continue            # it should be there: reported as missing
+        weight = state['encoder.conv_out.weight'].new_zeros(sizes[name], sizes[name], 1, 1)
+        state[f'{name}.weight'] = weight + torch.eye(sizes[name]).to(weight)[:, :, None, None]
+        state[f'{name}.bias'] = weight[:, 0, 0, 0]
+
+def _vae_state(source):
+    "State dict of a KL autoencoder under LDM's names, and its settings: scaling_factor and more, where they are known"
+    path = None if isinstance(source, Mapping) else Path(source)
+    if path and (path/'vae'/'config.json').exists():
+        path = path/'vae'                                   # a whole pipeline of diffusers
+    state, _ = _weights(source if path is None else path, 'KL autoencoder', ('model', 'state_dict'))
+    settings = {}
+    if _is_diffusers(state):
+        place = path and (path if path.is_dir() else path.parent)/'config.json'
+        settings = {'scaling_factor': 0.18215} | (_read_settings(place) if place and place.exists() else {})
+        _check_diffusers(settings)
+        state = _from_diffusers(state)
+    _add_identity(state, settings)
+    return state, settings
+
+def _build_vae(state, settings, norm_groups=None, dtype=torch.float32):
+    "An autoencoder whose sizes fit this state dict, filled with it"
+    config = _vae_config(state, norm_groups or settings.get('norm_num_groups', 32))
     with torch.device('meta'):
         vae = VAE(config)
     return _fill(vae, vae_names(config), state, dtype)
 
+@torch.no_grad()
+def _move_latents(vae, shift):
+    "Subtract `shift` from all latents: exactly what other biases do, of the last layer before them and the first after"
+    vae.to_moments.bias[:vae.config.embed_dim] -= shift
+    vae.from_latents.bias += shift*vae.from_latents.weight.sum((1, 2, 3))
+
+def load_vae(
+    source:str|Path|Mapping, # an official checkpoint (of LDM too), diffusers' folder or file, or a state dict
+    *,
+    norm_groups:int|None=None, # of every GroupNorm: leaves no trace in the weights; None: by diffusers' config, else 32
+    dtype:torch.dtype|None=torch.float32, # None: as stored
+)->VAE: # in evaluation mode
+    "Our autoencoder with the weights of an official KL one; sizes come from the shapes"
+    return _build_vae(*_vae_state(source), norm_groups, dtype)
+
 def export_vae(
     vae:VAE,
-)->dict[str, Tensor]: # what the official code's `load_state_dict` takes
+    format:Literal['ldm', 'diffusers']='ldm', # whose names
+)->dict[str, Tensor]: # what `load_state_dict` takes there
     "The autoencoder's weights under their official names"
-    return to_official(vae.state_dict(), vae_names(vae.config))
+    if format == 'ldm': return to_official(vae.state_dict(), vae_names(vae.config))
+    if format != 'diffusers': raise ValueError(f"format={format!r} must be 'ldm' or 'diffusers'")
+    diffusers_config(vae.config)                            # refuses what diffusers does not have
+    return _to_diffusers(to_official(vae.state_dict(), vae_names(vae.config)))
 
 def official_tokenizer(
     source:str|Path|Mapping, # as for `load_vae`
     *,
     patch_size:int=1, # latents per token side, as for `load_mar`
-    scale:float=KL16_SCALE, # 1/std of the latents
+    scale:float|None=None, # 1/std of the latents; None: as the checkpoint says, else that of the official KL-16
+    norm_groups:int|None=None, # as for `load_vae`
 )->KLTokenizer:
-    "The tokenizer that official MAR models were trained with"
-    return KLTokenizer(load_vae(source), scale, patch_size)
+    "The tokenizer that official MAR models were trained with, or one made of another autoencoder"
+    state, settings = _vae_state(source)
+    vae = _build_vae(state, settings, norm_groups)
+    if settings.get('shift_factor'):
+        _move_latents(vae, settings['shift_factor'])
+    return KLTokenizer(vae, scale or settings.get('scaling_factor', KL16_SCALE), patch_size)
