@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from ..data import centre_crop
 from .hardware import autocast
-from .pictures import class_of_each, is_picture, left_out, list_members, name_in_tar, open_picture, unusual_notes
+from .pictures import (
+    class_of_each, is_picture, left_out, list_members, name_in_tar, open_picture, unusual_notes)
 from ..files import read_json, write_json
 from ..tokenizers import load_tokenizer, save_tokenizer, Tokenizer
 
@@ -230,7 +231,7 @@ def _write_index(folder:Path, path:Path, plan:dict, shards:list[Shard])->dict:
 def _names_checksum(names): return zlib.crc32('\n'.join(names).encode(errors='surrogateescape'))
 
 def compare_sources(
-    sources:list, # [size, date, checksum] of each picture when it was encoded
+    sources:list, # [size, date, checksum] of each picture when it was encoded; None: it could not be read
     names:list[str],
     versions:list, # [size, date] of each now
     read:Callable[[str], bytes], # name -> content of the file
@@ -238,11 +239,11 @@ def compare_sources(
     "Where only the date is another, the content decides: a copy of a data set need not be encoded again"
     changed = []
     for name, (size, date), (old_size, old_date, checksum) in zip(names, versions, sources):
-        if (size, date) == (old_size, old_date): continue
+        if (size, date) == (old_size, old_date) and checksum is not None: continue
         try:
             same = size == old_size and zlib.crc32(read(name)) == checksum
-        except OSError:
-            same = False
+        except (OSError, KeyError):
+            same = checksum is None                                         # it could not be read then either
         if not same:
             changed.append(name)
     return changed
@@ -254,12 +255,12 @@ def update_sources(
     read:Callable[[str], bytes], # name -> content of the file
 )->list[str]: # pictures that changed since
     "Compare a shard with its pictures; where only their dates are others, keep the new ones"
-    if shard.holds(versions): return []
     about = shard.read()
+    if 'sources' not in about: return []                                    # an earlier version made it
     changed = compare_sources(about['sources'], names, versions, read)
-    if not changed:
-        about['sources'] = [[*version, checksum] for version, (_, _, checksum) in zip(versions, about['sources'])]
-        write_json(shard.about, about)
+    now = [[*version, checksum] for version, (_, _, checksum) in zip(versions, about['sources'])]
+    if not changed and now != about['sources']:
+        write_json(shard.about, about | {'sources': now})
     return changed
 
 def _discard(folder, path, changed):
@@ -307,7 +308,8 @@ def write_latents(
 
     parts = [slice(start, start + shard_size) for start in starts]
     mine, read = range(rank, len(shards), world_size), picture_reader(path)
-    changed = {k: update_sources(shards[k], names[parts[k]], versions[parts[k]], read) for k in mine if shards[k].done()}
+    changed = {k: update_sources(shards[k], names[parts[k]], versions[parts[k]], read)
+               for k in mine if shards[k].done()}
     _discard(folder, path, {shards[k]: some for k, some in changed.items() if some})
     missing = [k for k in mine if not shards[k].done()]
     total = sum(len(names[parts[k]]) for k in missing)
@@ -403,7 +405,7 @@ class LatentData:
             self.row(i)
         return len(self)
 
-# %% ../../nbs/engine/latents.ipynb #7d502b70
+# %% ../../nbs/engine/latents.ipynb #d287d6f2
 def check_sources(
     folder:Path, # written by `write_latents`
     path:Path, # where its pictures should be

@@ -115,15 +115,20 @@ def cached_shapes(
 PICTURE_FORMATS = ('JPEG', 'PNG', 'BMP', 'DIB', 'WEBP', 'GIF', 'TIFF', 'PPM')    # none is handed to another program
 PICTURE_ENDINGS = frozenset('''.jpg .jpeg .jpe .jfif .png .apng .bmp .dib .webp .gif .tif .tiff
                                .ppm .pgm .pbm .pnm .pfm .mpo'''.split())
+# pictures and archives that are not read, but counted
 UNREAD_ENDINGS = frozenset('''.arw .avif .cr2 .dng .eps .exr .heic .heif .hdr .ico .j2k .jp2 .jxl
                               .nef .psd .svg .tga
-                              .7z .gz .parquet .rar .tar .tgz .zip'''.split())  # left out and counted: others, and archives
+                              .7z .gz .parquet .rar .tar .tgz .zip'''.split())
+# what usually lies beside pictures and is none
 _BESIDE = frozenset('''.csv .db .html .ini .json .jsonl .log .mat .md .npy .parquet .pts .py .tsv .txt .url .xml
-                       .yaml .yml'''.split())                                # usual beside pictures, and none
+                       .yaml .yml'''.split())
 _TABLES = ('.csv', '.tsv', '.mat', '.json', '.jsonl', '.parquet')            # may hold labels
 
 def _ending(name): return os.path.splitext(name)[1].lower()
-def _hidden(name): return any(sign in '/' + name for sign in ('/.', '/__MACOSX/', '/@eaDir/'))
+
+def _hidden(name):
+    path = '/' + name
+    return '/.' in path or '/__MACOSX/' in path or '/@eaDir/' in path           # what a Mac or a Synology adds
 
 def is_picture(name:str)->bool:
     "Does this name, inside a folder or tar, belong to a picture that can be read?"
@@ -236,7 +241,8 @@ def _refuse_split_names(classes):
     "Refuse splits of other names than ours, such as 'Test set'"
     kinds = [_like(c, 'train') + 2*_like(c, 'test', 'val') for c in classes]
     if all(kinds) and {1, 2} <= set(kinds):
-        raise ValueError(f"the folders {_shorten(classes)} look like splits, not like classes: call them train and test")
+        raise ValueError(f"the folders {_shorten(classes)} look like splits, not like classes: "
+                         "call them train and test")
 
 def _refuse_other_folders(found):
     "Refuse folders that are hardly classes: twins, numbered parts of one large folder"
@@ -290,15 +296,16 @@ def class_of_each(
     return found
 
 # %% ../../nbs/engine/pictures.ipynb #2e2bcf64
-_LONGEST = 100                                                      # times the other side; 1 x 5000 would become 1.3 million
+_LONGEST = 100                                  # times the other side: 1 x 5000 pixels would become 256 x 1,280,000
 _SAVE_AGAIN = 'save it with 8 bits a channel'
 
 def _eight_bits(picture):
     "16 bits a channel as 8. Their range must be 0..65535: with any other one, what is white would be a guess"
     if picture.mode == 'F': raise ValueError(f"its pixels are floating-point numbers, of any range: {_SAVE_AGAIN}")
     grey, pixels = picture.mode[0] == 'I', np.asarray(picture)
-    low, high = int(pixels.min()), int((pixels if grey else pixels[..., :3]).max())      # Pillow reads colours as 8 bits
-    if grey and (low < 0 or high > 65535): raise ValueError(f"its pixels are numbers from {low} to {high}: {_SAVE_AGAIN}")
+    low, high = int(pixels.min()), int((pixels if grey else pixels[..., :3]).max()) # Pillow reads colours as 8 bits
+    if grey and (low < 0 or high > 65535):
+        raise ValueError(f"its pixels are numbers from {low} to {high}: {_SAVE_AGAIN}")
     if 0 < high < (1 << 12 if grey else 1 << 4):
         raise ValueError(f"nearly black: 16 bits a channel, of which it uses 12 at most: {_SAVE_AGAIN}")
     return Image.fromarray(np.round(pixels/257).astype(np.uint8)) if grey else picture
@@ -408,16 +415,16 @@ def left_out(
     places:dict[str, tuple], # of those that have a class, from `class_of_each`
 )->list[str]: # a sentence each
     "What of these files does not count, for people to read"
-    names, notes, full = [n for n in names if not _hidden(n)], [], {_parent(n) for n in places}
-    homeless = [n for n in names if is_picture(n) and n not in places]
+    notes, full = [], {_parent(n) for n in places}
+    names = [n for n in names if n not in places and not _hidden(n)]
+    homeless = [n for n in names if is_picture(n)]
     total = len(homeless) + len(places)
     if homeless:
         notes.append(f"left out {len(homeless)} of {total} pictures, in no class folder: {_shorten(homeless)}")
     others = [n for n in names if not n.endswith('/') and _ending(n) not in PICTURE_ENDINGS | _BESIDE]
     unread = [n for n in others if _ending(n) in UNREAD_ENDINGS or _parent(n) in full]
     beside = {_parent(f) for f in full if f}                            # where the folders of classes are
-    empty = {f for f in map(_parent, names) if f and f not in full and _parent(f) in beside}
-    empty -= {_parent(f) for f in full}                                 # which hold folders that hold pictures
+    empty = {f for f in map(_parent, names) if f and f not in full and _parent(f) in beside} - beside
     if unread:
         counts = Counter(_ending(n) or 'without ending' for n in unread)
         counts = ', '.join(f'{k} {ending}' for ending, k in counts.most_common())
@@ -428,11 +435,11 @@ def left_out(
             empty -= only
     if empty:
         notes.append(f"no pictures, so no classes: {_shorten(empty)}")
+    classes = {c for _, c in places.values()}
     tables = [n for n in names if n.endswith(_TABLES)]
-    if tables and len({c for _, c in places.values()}) == 1:
+    if tables and len(classes) == 1:
         notes.append(f"all {len(places)} pictures are of one class: the names of folders give the classes, and "
                      f"{_shorten(tables)} is not read")
-    classes = {c for _, c in places.values()}
     folded = Counter(c.casefold() for c in classes)
     twins = [c for c in classes if folded[c.casefold()] > 1]
     if twins:
