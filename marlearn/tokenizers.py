@@ -266,7 +266,7 @@ def save_tokenizer(
 ):
     "Settings as JSON, weights as safetensors; a codebook stays exact"
     with atomic_folder(folder) as new:
-        (new/'tokenizer.json').write_text(json.dumps(tokenizer.settings(), indent=1))
+        (new/'tokenizer.json').write_text(json.dumps(tokenizer.settings(), indent=1), encoding='utf-8')
         save_weights(tokenizer, new/'tokenizer.safetensors', dtype, exact=('codebook',))
 
 def load_tokenizer(
@@ -275,7 +275,7 @@ def load_tokenizer(
     "The tokenizer kept in a folder"
     settings = Path(folder)/'tokenizer.json'
     if not settings.exists(): raise FileNotFoundError(f"{folder} holds no tokenizer (tokenizer.json is missing)")
-    tokenizer = tokenizer_from(json.loads(settings.read_text()))
+    tokenizer = tokenizer_from(json.loads(settings.read_text(encoding='utf-8')))
     if tokenizer.state_dict():
         load_weights(tokenizer, Path(folder)/'tokenizer.safetensors')
     return tokenizer

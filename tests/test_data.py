@@ -1,5 +1,6 @@
 "What may go wrong between a folder of pictures and a batch, and what must happen then"
-import json, os, pickle, stat, sys, tarfile, types, warnings
+import io, json, os, pickle, stat, struct, sys, tarfile, types, warnings, zlib
+from collections import Counter
 from pathlib import Path
 import numpy as np, pytest
 import marlearn
@@ -7,8 +8,8 @@ from PIL import EpsImagePlugin, Image
 from marlearn.data import centre_crop, ImageData, join_data, load_shapes, SHAPES
 from marlearn.engine import pictures as engine
 from marlearn.engine.pictures import (
-    cached_shapes, CIFAR10, class_of_each, find_cifar10, load_data, load_path, PICTURE_ENDINGS, PICTURE_FORMATS,
-    read_cache, write_cache)
+    cached_shapes, CIFAR10, class_of_each, find_cifar10, load_data, load_path, open_picture, PICTURE_ENDINGS,
+    PICTURE_FORMATS, read_cache, write_cache)
 from marlearn.files import atomic_folder, cache_dir, read_json, write_json
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,15 @@ LAYOUTS = {
                      {'a': list(range(8))}, None),
     'hidden and other files': ({'a/x.png': 1, '.trash/x.png': 2, 'a/.y.png': 3, 'a/._x.png': b'junk',
                                 'a/notes.txt': b'text'}, {'a': [1]}, None),
+    'what a Mac or a Synology adds': ({'a/x.png': 1, 'b/y.png': 2, '__MACOSX/a/._x.png': b'', '__MACOSX/c/x.png': 3,
+                                       'a/@eaDir/x.png/THUMB.png': 4, 'a/Thumbs.db': b''}, {'a': [1], 'b': [2]}, None),
+    'splits in capitals': ({'Training/a/x.PNG': 1, 'Training/b/x.png': 2, 'TESTING/b/x.png': 3}, {'a': [1], 'b': [2]},
+                           {'a': [], 'b': [3]}),
+    'numbers as classes': ({'train/0/1.png': 1, 'train/1/0.png': 2, 'train/10/4.png': 3},
+                           {'0': [1], '1': [2], '10': [3]}, None),
+    'one class': ({'train/a/x.png': 1, 'val/a/x.png': 2}, {'a': [1]}, {'a': [2]}),
+    'validation sorted later, tests not': ({'train/a/images/x.png': 1, 'train/b/images/x.png': 2, 'val/a/x.png': 3,
+                                            'val/b/x.png': 4}, {'a': [1], 'b': [2]}, {'a': [3], 'b': [4]}),
 }
 
 @pytest.mark.parametrize('name', LAYOUTS)
@@ -126,12 +136,79 @@ def test_pictures_without_a_class_are_left_out_and_counted(tmp_path, files):
         with pytest.warns(UserWarning, match='its training pictures serve instead'):
             assert greys(load(path, 'test')) == {'n1': [1], 'n2': [2]}
 
+LEFT_OUT = {
+    'tests without classes, beside sorted validation': (
+        {'train/n1/images/x.png': 1, 'train/n2/images/x.png': 2, 'val/n1/x.png': 3, 'test/images/x.png': 4},
+        'left out 1 of 4 pictures, in no class folder: test/images/x.png', {'n1': [1], 'n2': [2]}),
+    'pictures beside the splits': (
+        {'train/a/x.png': 1, 'train/b/x.png': 2, 'test/a/x.png': 3, 'figures/x.png': 4, 'y.png': 5},
+        'left out 2 of 5 pictures, in no class folder: figures/x.png, y.png', {'a': [1], 'b': [2]}),
+    'a split of another name': (
+        {'train/a/x.png': 1, 'train/b/x.png': 2, 'Test set/a/x.png': 3, 'Test set/b/x.png': 4},
+        'left out 2 of 4 pictures, in no class folder: Test set/a', {'a': [1], 'b': [2]}),
+    'classes without pictures': (
+        {'train/a/x.png': 1, 'train/b/notes.txt': b'', 'train/c/subject.happy': b'', 'docs/notes.txt': b''},
+        'set: no pictures, so no classes: train/b, train/c$', {'a': [1]}),
+    'endings that nobody knows': (
+        {'a/x.png': 1, 'a/y.jpg_large': b'', 'a/z': b'', 'a/w.crdownload': b'', 'b/x.png': 2},
+        'not read: 1 .crdownload, 1 .jpg_large, 1 without ending$', {'a': [1], 'b': [2]}),
+    'archives': ({'a/x.png': 1, 'b/x.png': 2, 'more.tar': b''}, 'not read: 1 .tar$', {'a': [1], 'b': [2]}),
+    'labels in a table': ({'x.png': 1, 'labels.csv': b''},
+                          'all 1 pictures are of one class: .* labels.csv is not read', {'set': [1]}),
+    'other capitals': ({'Cat/x.png': 1, 'cat/x.png': 2, 'dog/x.png': 3}, 'by capitals only: Cat, cat$',
+                       {'Cat': [1], 'cat': [2], 'dog': [3]}),
+}
+
+@pytest.mark.parametrize('name', LEFT_OUT)
+@pytest.mark.parametrize('kind', ['folder', 'tar'])
+def test_what_does_not_count_is_said_once(tmp_path, name, kind):
+    files, note, found = LEFT_OUT[name]
+    path = make(tmp_path/'set', files)
+    if kind == 'tar':
+        path, note = pack(path, tmp_path/'set.tar', inside='.'), note.replace('set: ', '')
+    with pytest.warns(UserWarning, match=note) as heard:
+        assert greys(load(path)) == found
+    assert len(heard) == 1
+
+def test_an_empty_folder_of_a_class_is_named(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1, 'elsewhere/x.png': 2})
+    (root/'b').mkdir()
+    (root/'elsewhere').rename(tmp_path/'elsewhere')
+    for path in (root, pack(root, tmp_path/'set.tar')):
+        with pytest.warns(UserWarning, match='no pictures, so no classes: (set/)?b$'):
+            assert greys(load(path)) == {'a': [1]}
+    (root/'b').rmdir()
+    (root/'b').symlink_to('../elsewhere')                               # a tar holds the link, but not what it leads to
+    with pytest.warns(UserWarning, match='no pictures, so no classes: set/b$'): load(pack(root, tmp_path/'link.tar'))
+
+@pytest.mark.parametrize('first', ['./', '././', '/', '/data/', '../', 'a/../', './/'])
+def test_a_tar_of_other_paths_is_the_same(tmp_path, first):
+    root = make(tmp_path/'set', {'a/x.png': 1, 'b/x.png': 2})
+    with tarfile.open(tmp_path/'set.tar', 'w') as tar:
+        for f in root.rglob('*.png'):
+            member = tar.gettarinfo(f)
+            member.name = first + f.relative_to(root).as_posix()
+            with open(f, 'rb') as content: tar.addfile(member, content)
+    assert greys(load(tmp_path/'set.tar')) == {'a': [1], 'b': [2]}
+
 @pytest.mark.parametrize('names,readings', [(['animals/cat/x.png', 'animals/dog/x.png', 'cars/van/x.png'],
                                              'animals, cars, or else cat, dog, van'),
                                             (['train/a/x.png', 'train/a/more/y.png', 'train/b/x.png'],
                                              'a, b, or else a, b, more'),
                                             (['birds/train/crane/x.png', 'machines/train/crane/x.png'],
-                                             'several train folders, in birds, machines')])
+                                             'several train folders, in birds, machines'),
+                                            (['0/0/x.webp', '0/1/x.webp', '1/0/x.webp', '1/1/x.webp'],
+                                             'folders lie in folders'),
+                                            (['cat/day/x.png', 'cat/night/x.png', 'dog/day/x.png', 'dog/night/x.png'],
+                                             'cat, dog, or else day, night'),
+                                            (['seg_train/cat/x.png', 'seg_train/dog/x.png', 'seg_test/cat/x.png'],
+                                             'seg_test, seg_train look like splits'),
+                                            (['train2017/x.png', 'val2017/x.png'], 'train2017, val2017 look like'),
+                                            (['Train set/x.png', 'Test set/x.png'], 'call them train and test'),
+                                            (['00000/00000.png', '00000/00001.png', '01000/01000.png'],
+                                             '00000, 01000 are called like the first picture in them'),
+                                            (['caf\u00e9/x.png', 'cafe\u0301/x.png'], 'look alike'),
+                                            (['train/cat/x.png', 'train/cat /x.png'], "'cat' and 'cat ' look alike")])
 def test_a_tree_with_two_readings_is_refused(tmp_path, names, readings):
     with pytest.raises(ValueError, match=f'set: .*{readings}'): load(make(tmp_path/'set', dict.fromkeys(names, 1)))
 
@@ -285,11 +362,73 @@ def test_transparent_is_white(tmp_path, mode):
         got = load(tmp_path/'set').images[0, 0]
     assert got[:, :4].max() == 0 and got[:, 4:].min() == 255
 
-def test_sixteen_bits_that_use_twelve_are_said(tmp_path):
-    (tmp_path/'set').mkdir()
-    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path/'set'/'x.png')
-    with pytest.warns(UserWarning, match='1 of 1 pictures in .*: nearly black: 16 bits a pixel, of which'):
-        load(tmp_path/'set')
+def as_file(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+def deep_png(levels, kind):
+    "A PNG of 8 x 8 such pixels, 16 bits a channel, which Pillow cannot write; kind 2 is RGB, 4 grey and alpha, 6 RGBA"
+    row = b'\0' + struct.pack(f'>{len(levels)}H', *levels)*8
+    parts = {b'IHDR': struct.pack('>IIBBBBB', 8, 8, 16, kind, 0, 0, 0), b'IDAT': zlib.compress(row*8), b'IEND': b''}
+    part = lambda t, c: struct.pack('>I', len(c)) + t + c + struct.pack('>I', zlib.crc32(t + c))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(part(*p) for p in parts.items())
+
+def grey16(level, kind='<u2'): return Image.fromarray(np.full((8, 8), level, kind))
+
+KINDS = (('PNG', '<u2'), ('TIFF', '<u2'), ('TIFF', '>u2'))
+DEEP = {**{f'{level}, {kind}, {order}': (as_file(grey16(level, order), kind), [round(level/257)]*3)
+           for level in (0, 4096, 25700, 40000, 65535) for kind, order in KINDS},
+        '32 bits that hold 16': (as_file(grey16(25700, np.int32), 'TIFF'), [100]*3),
+        'PGM': (b'P5\n8 8\n65535\n' + struct.pack('>H', 25700)*64, [100]*3),
+        'PGM that says 12 bits': (b'P5\n8 8\n4095\n' + struct.pack('>H', 2048)*64, [128]*3),
+        'RGB': (deep_png((51400, 25700, 12850), 2), [200, 100, 50]),
+        'RGBA': (deep_png((51400, 25700, 12850, 65535), 6), [200, 100, 50]),
+        'dark and transparent': (deep_png((0, 0), 4), [255]*3)}
+
+@pytest.mark.parametrize('name', DEEP)
+def test_sixteen_bits_become_eight(name):
+    content, want = DEEP[name]
+    assert np.array_equal(centre_crop(open_picture(content), 8), np.array(want).repeat(64).reshape(3, 8, 8))
+
+NO_RANGE = {'twelve bits': (as_file(grey16(4095), 'PNG'), 'nearly black: 16 bits .* save it with 8 bits'),
+            'twelve bits, TIFF': (as_file(grey16(1, '>u2'), 'TIFF'), 'nearly black'),
+            'twelve bits, RGB': (deep_png((4000, 200, 10), 2), 'nearly black'),
+            'twelve bits, alpha': (deep_png((4000, 65535), 4), 'nearly black'),
+            'floats': (as_file(grey16(0.5, np.float32), 'TIFF'), 'floating-point numbers'),
+            'PFM': (as_file(grey16(0.5, np.float32), 'PPM'), 'floating-point numbers'),
+            '32 bits': (as_file(grey16(1 << 20, np.int32), 'TIFF'), 'numbers from 1048576 to 1048576'),
+            'Lab': (as_file(Image.new('LAB', (8, 8), (100, 10, 10)), 'TIFF'), 'CIELAB'),
+            'long': (as_file(Image.new('L', (1, 5000)), 'PNG'), '1 x 5000 pixels'),
+            'empty': (b'', 'no picture .* it is empty'),
+            'a page of the web': (b'<!DOCTYPE html><html>', "no picture .* begins with b'<!DOCTYPE"),
+            'a pointer': (b'version https://git-lfs.github.com/spec/v1', "begins with b'version http'")}
+
+@pytest.mark.parametrize('name', NO_RANGE)
+def test_pictures_that_could_only_be_guessed_are_refused_in_words(tmp_path, name):
+    content, words = NO_RANGE[name]
+    with pytest.raises(ValueError, match=words): open_picture(content)
+    root = make(tmp_path/'set', {'a/x.png': content, 'a/y.png': 1})
+    with pytest.warns(UserWarning, match=f'skipped 1 of 2 .*{words}'): assert greys(load(root)) == {'a': [1]}
+
+@pytest.mark.parametrize('kind', ['GIF', 'PNG', 'WEBP', 'TIFF', 'MPO'])
+def test_the_first_frame_counts(kind):
+    frames, count = [Image.new('RGB', (8, 8), (g,)*3) for g in (80, 160, 240)], Counter()
+    content = as_file(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(centre_crop(open_picture(content, count), 8).astype(int) - 80).max() <= 2
+    assert count == ({} if kind == 'MPO' else {'have several frames or pages: the first is taken': 1})
+    count.clear()
+    open_picture(as_file(frames[0], kind), count)
+    assert not count
+
+@pytest.mark.parametrize('kind,options', [('WEBP', {'lossless': True}), ('TIFF', {}), ('JPEG', {'quality': 100}),
+                                          ('TIFF', {'compression': 'tiff_lzw'})])
+def test_pictures_of_all_kinds_are_turned_once(kind, options):
+    lying, exif = np.repeat(np.array([[0]*4 + [255]*4], np.uint8), 8, 0), Image.Exif()
+    exif[0x0112] = 8
+    count, stored = Counter(), Image.fromarray(np.ascontiguousarray(lying[:, ::-1]))
+    got = centre_crop(open_picture(as_file(stored, kind, exif=exif, **options), count), 8)
+    assert np.abs(got[0].astype(int) - lying.T).max() < 8 and count == {'turned, as their EXIF data says': 1}
 
 def adm_crop(picture, size):
     "`center_crop_arr` of openai/guided-diffusion, as it was published"

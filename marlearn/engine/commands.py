@@ -612,7 +612,7 @@ class TrainTokenizer(TokenizerConfig):
 class Cache:
     """Encode a folder of pictures once (as they are and mirrored), to train from with --data.
 
-    Run it again to finish what a kill left; under torchrun all processes share the work."""
+    Run it again to finish what a kill left, or after pictures changed; under torchrun all processes share the work."""
     data:str # an image folder (CLASS/picture.jpg) or an uncompressed tar of one
     tokenizer:str # a folder, or 'shipped', 'vq', 'pixels'
     out:Path = Path('latents') # shards, index.json and the tokenizer; ImageNet with KL-16: 42 GB
@@ -620,15 +620,17 @@ class Cache:
     img_size:int = 256 # pixels per side, after ADM's centre crop
     shard_size:int = 2048 # pictures in a file
     batch_size:int = 32 # pictures at a time
-    verify:bool = False # do not encode: read what is there once, and compare with its checksums
+    # do not encode: read what is there once, compare it with its checksums, and the pictures with what was encoded
+    verify:bool = False
 
     def run(self)->None:
         from marlearn.engine.drawing import check_writable
         from marlearn.engine.hardware import pick_precision
-        from marlearn.engine.latents import LatentData, write_latents
+        from marlearn.engine.latents import check_sources, LatentData, write_latents
         from marlearn.engine.tokenizers import get_tokenizer
         if self.verify:
             print(f"{LatentData(self.out).verify()} rows in {self.out} are as written")
+            print(check_sources(self.out, Path(self.data)))
             return
         for name in ('shard_size', 'batch_size'):
             if getattr(self, name) < 1: raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

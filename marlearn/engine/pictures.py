@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PICTURE_FORMATS', 'PICTURE_ENDINGS', 'UNREAD_ENDINGS', 'CIFAR10', 'HOW_TO_PROVIDE', 'write_cache', 'read_cache',
-           'through_cache', 'cached_shapes', 'is_picture', 'list_members', 'class_of_each', 'open_picture',
-           'read_batch', 'left_out', 'load_path', 'download_cifar10', 'find_cifar10', 'load_data']
+           'through_cache', 'cached_shapes', 'is_picture', 'name_in_tar', 'list_members', 'class_of_each',
+           'open_picture', 'unusual_notes', 'read_batch', 'left_out', 'load_path', 'download_cifar10', 'find_cifar10',
+           'load_data']
 
 # %% ../../nbs/engine/pictures.ipynb #3ca1c2b8
-import hashlib, io, json, math, os, pickle, shutil, socket, sys, tarfile, tempfile, warnings
+import hashlib, io, json, math, os, pickle, posixpath, shutil, socket, sys, tarfile, tempfile, unicodedata, warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 import marlearn
 from ..data import centre_crop, check_split, ImageData, shape_chunks, SHAPES, SPLIT_SIZES
@@ -115,11 +116,20 @@ def cached_shapes(
 PICTURE_FORMATS = ('JPEG', 'PNG', 'BMP', 'DIB', 'WEBP', 'GIF', 'TIFF', 'PPM')    # none is handed to another program
 PICTURE_ENDINGS = frozenset('''.jpg .jpeg .jpe .jfif .png .apng .bmp .dib .webp .gif .tif .tiff
                                .ppm .pgm .pbm .pnm .pfm .mpo'''.split())
+# pictures and archives that are not read, but counted
 UNREAD_ENDINGS = frozenset('''.arw .avif .cr2 .dng .eps .exr .heic .heif .hdr .ico .j2k .jp2 .jxl
-                              .nef .psd .svg .tga'''.split())                # pictures too, but left out and counted
+                              .nef .psd .svg .tga
+                              .7z .gz .parquet .rar .tar .tgz .zip'''.split())
+# what usually lies beside pictures and is none
+_BESIDE = frozenset('''.csv .db .html .ini .json .jsonl .log .mat .md .npy .parquet .pts .py .tsv .txt .url .xml
+                       .yaml .yml'''.split())
+_TABLES = ('.csv', '.tsv', '.mat', '.json', '.jsonl', '.parquet')            # may hold labels
 
 def _ending(name): return os.path.splitext(name)[1].lower()
-def _hidden(name): return '/.' in '/' + name
+
+def _hidden(name):
+    path = '/' + name
+    return '/.' in path or '/__MACOSX/' in path or '/@eaDir/' in path           # what a Mac or a Synology adds
 
 def is_picture(name:str)->bool:
     "Does this name, inside a folder or tar, belong to a picture that can be read?"
@@ -148,20 +158,30 @@ def _list_folder(path):
                 except OSError:
                     version = None # a dangling link: reported when it is read
                 yield (inside/f).as_posix(), version, file.read_bytes
+            if not files and not subfolders:
+                yield f'{inside.as_posix()}/', None, None
+
+def name_in_tar(member:tarfile.TarInfo)->str:
+    "As in a folder: without what leads out of the tar ('/x', '../x'), or nowhere ('./x')"
+    return posixpath.normpath('/' + member.name).lstrip('/')
 
 def _list_tar(path):
     "What `list_members` yields, for a tar"
+    whole = path.stat().st_size, path.stat().st_mtime_ns
     with tarfile.open(path) as tar:
         for m in tar:
-            if not (m.isfile() or m.islnk() or m.issym()): continue
-            yield m.name.removeprefix('./'), m.size, lambda m=m: tar.extractfile(m).read()
+            if m.isdir() or m.issym() and not _ending(m.name):              # such a link may lead to a folder
+                yield f'{name_in_tar(m)}/', None, None
+            elif m.isfile() or m.islnk() or m.issym():                      # a link is as old as what it leads to
+                version = (m.size, m.mtime) if m.isfile() else whole
+                yield name_in_tar(m), version, lambda m=m: tar.extractfile(m).read()
         tar.fileobj.seek(tar.offset)        # where tarfile stopped: at the zeros of the end, or at damage
         rest = tar.fileobj.read(1 << 20)
         if not rest or rest.strip(b'\0'): raise tarfile.ReadError('it is damaged or cut short')
 
 def list_members(
     path:Path, # a folder or a tar
-)->Iterator[tuple]: # (name inside `path`, version, function that returns its bytes)
+)->Iterator[tuple]: # (name inside `path`, (size, date), function that returns its bytes); an empty folder's ends in '/'
     "Every file of a folder or tar; those of a tar have to be read on the way"
     try:
         if path.is_dir():
@@ -169,12 +189,13 @@ def list_members(
         elif tarfile.is_tarfile(path):
             yield from _list_tar(path)
         else:
-            raise tarfile.ReadError('it is neither a folder nor a tar file')
+            raise tarfile.ReadError('it is neither a folder nor a tar file; unpack it, if it is an archive')
     except Exception as e:
         raise ValueError(f"{path} could not be read: {e}") from e
 
 # %% ../../nbs/engine/pictures.ipynb #cfc26fe8
-_SPLITS = {'train': 'train', 'training': 'train', 'test': 'test', 'val': 'test', 'valid': 'test', 'validation': 'test'}
+_SPLITS = {'train': 'train', 'training': 'train', 'test': 'test', 'testing': 'test', 'val': 'test', 'valid': 'test',
+           'validation': 'test'}
 
 def _find_splits(folders):
     "Which part of each folder's path names the split: {folder: position or None}"
@@ -202,18 +223,44 @@ def _shorten(names, most=5):
 
 def _refuse_two_readings(paths, tops):
     "Refuse a tree whose folders name classes in two ways, and say which"
-    owners = {}                                                     # inner folder -> the outer ones that have it
-    for p in paths:
-        if len(p) > 1:
-            owners.setdefault(p[-1], set()).add(p[0])
-    if any(len(outer) == 1 for outer in owners.values()):           # so not a name in every class, like 'images'
-        readings = [_shorten({p[at] for p in paths if p}) for at in (0, -1)]
+    inner = {}                                                      # split -> what lies below the classes in it
+    for split, p in paths:
+        if p:
+            inner.setdefault(split, set()).add(p[1:])
+    if any(len(below) > 1 for below in inner.values()):             # so not one name in every class, like 'images'
+        readings = [_shorten({p[at] for _, p in paths if p}) for at in (0, -1)]
         raise ValueError(f"folders lie in folders, so the classes may be {readings[0]}, or else {readings[1]}: "
                          "keep one level of folders, or name a folder further down as the data")
     for split, above in tops.items():
         if len(above) > 1:
             where = _shorten({'/'.join(p) for p in above})
             raise ValueError(f"there are several {split} folders, in {where}: name one of these as the data")
+
+def _like(name, *splits): return name.lower().startswith(splits) or name.lower().endswith(splits)
+
+def _refuse_split_names(classes):
+    "Refuse splits of other names than ours, such as 'Test set'"
+    kinds = [_like(c, 'train') + 2*_like(c, 'test', 'val') for c in classes]
+    if all(kinds) and {1, 2} <= set(kinds):
+        raise ValueError(f"the folders {_shorten(classes)} look like splits, not like classes: "
+                         "call them train and test")
+
+def _refuse_other_folders(found):
+    "Refuse folders that are hardly classes: twins, numbered parts of one large folder"
+    classes, looks = {c for _, c in found.values()}, {}
+    for c in classes:
+        looks.setdefault(unicodedata.normalize('NFC', c).strip(), []).append(c)
+    for twins in looks.values():
+        if len(twins) > 1:
+            raise ValueError(f"the folders {' and '.join(map(ascii, sorted(twins)))} look alike: rename one of them")
+    if len(classes) > 1 and all(c.isdecimal() for c in classes):
+        first = {}                                                  # class -> name of its first picture
+        for name, (_, c) in found.items():
+            stem = name.rpartition('/')[2].partition('.')[0]
+            first[c] = min(first.get(c, stem), stem)
+        if all(c == stem for c, stem in first.items()):
+            raise ValueError(f"the folders {_shorten(classes)} are called like the first picture in them, so they may "
+                             "be classes, or else parts of one: rename them, or move all pictures into one folder")
 
 def class_of_each(
     names:Iterable[str], # of pictures, inside a folder or tar
@@ -227,7 +274,7 @@ def class_of_each(
     for f, d in position.items():
         split[f] = None if d is None else _SPLITS[f[d].lower()]
         if d is None:
-            path[f] = f
+            path[f] = () if split_first else f                          # beside the splits there is no class
         elif not split_first:
             path[f] = f[:d]
         else:
@@ -236,35 +283,82 @@ def class_of_each(
                 tops.setdefault(f[d], set()).add(f[:d])
     shorter = _without_wrapper(set(path.values()))
     if not any(shorter.values()): return {n: (split[f], root) for n, f in folder_of.items()}
-    _refuse_two_readings(shorter.values(), tops)
-    found = {n: (split[f], shorter[path[f]][0]) for n, f in folder_of.items() if shorter[path[f]]}
-    train, test = ({c for s, c in found.values() if (s == 'test') == is_test} for is_test in (False, True))
-    if train and test and not train & test: return {n: place for n, place in found.items() if place[0] != 'test'}
+    _refuse_split_names({p[0] for p in shorter.values() if p})
+    top = {f: f[:d + 1] if split_first and d is not None else split[f] for f, d in position.items()}
+    _refuse_two_readings({(top[f], shorter[path[f]]) for f in position}, tops)
+    place = {f: (split[f], shorter[path[f]][0]) for f in position if shorter[path[f]]}
+    train, tests = {c for s, c in place.values() if s != 'test'}, {}
+    for f, (s, c) in place.items():
+        if s == 'test':
+            tests.setdefault(top[f], set()).add(c)
+    strange = {t for t, classes in tests.items() if train and not train & classes}          # 'images', say
+    found = {n: place[f] for n, f in folder_of.items() if f in place and top[f] not in strange}
+    _refuse_other_folders(found)
     return found
 
 # %% ../../nbs/engine/pictures.ipynb #2e2bcf64
+_LONGEST = 100                                  # times the other side: 1 x 5000 pixels would become 256 x 1,280,000
+_SAVE_AGAIN = 'save it with 8 bits a channel'
+
+def _eight_bits(picture):
+    "16 bits a channel as 8. Their range must be 0..65535: with any other one, what is white would be a guess"
+    if picture.mode == 'F': raise ValueError(f"its pixels are floating-point numbers, of any range: {_SAVE_AGAIN}")
+    grey, pixels = picture.mode[0] == 'I', np.asarray(picture)
+    low, high = int(pixels.min()), int((pixels if grey else pixels[..., :3]).max()) # Pillow reads colours as 8 bits
+    if grey and (low < 0 or high > 65535):
+        raise ValueError(f"its pixels are numbers from {low} to {high}: {_SAVE_AGAIN}")
+    if 0 < high < (1 << 12 if grey else 1 << 4):
+        raise ValueError(f"nearly black: 16 bits a channel, of which it uses 12 at most: {_SAVE_AGAIN}")
+    return Image.fromarray(np.round(pixels/257).astype(np.uint8)) if grey else picture
+
+def _is_animated(picture):
+    try:
+        return getattr(picture, 'is_animated', False) and picture.format != 'MPO' # whose second picture is a preview
+    except Exception:
+        return False # damaged after the first frame
+
+def _orientation(picture):
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1 # damaged EXIF data does not spoil the pixels
+
 def open_picture(
     content:bytes, # of a file
-    count:Counter|None=None, # counts what was unusual
+    count:Counter|None=None, # counts what was unusual, for `unusual_notes`
 )->Image.Image:
-    "Decode a picture of the usual formats, the right way up and without transparency"
+    "Decode a picture of the usual formats, the right way up, 8 bits a channel, and without transparency"
     count = Counter() if count is None else count
-    picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        orientation = 1 # damaged EXIF data does not spoil the pixels
-    if orientation in range(2, 9):
+        picture = Image.open(io.BytesIO(content), formats=PICTURE_FORMATS)
+    except UnidentifiedImageError:
+        begins = f'it begins with {content[:12]!r}' if content else 'it is empty'
+        raise ValueError(f'no picture of a format that is read: {begins}') from None
+    if max(picture.size) > _LONGEST*min(picture.size):
+        raise ValueError(f"{picture.width} x {picture.height} pixels: one side is more than {_LONGEST} times the other")
+    if _is_animated(picture):
+        count['have several frames or pages: the first is taken'] += 1
+    sixteen_bits = ';16' in str(picture.tile)
+    if _orientation(picture) in range(2, 9):
         count['turned, as their EXIF data says'] += 1
         picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in picture.info and picture.mode[0] != 'I':
+    if picture.mode == 'LAB': raise ValueError("its colours are in CIELAB: save it in RGB")
+    if sixteen_bits or picture.mode[0] in 'IF':
+        picture = _eight_bits(picture)
+    if picture.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in picture.info:
         picture = picture.convert('RGBA')
         if picture.getchannel('A').getextrema()[0] < 255:
             count['laid on white, where transparent'] += 1
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-    if picture.mode[0] == 'I' and picture.getextrema()[1] < 1 << 12:
-        count['nearly black: 16 bits a pixel, of which they use 12 at most'] += 1
     return picture
+
+def unusual_notes(
+    count:Counter, # from `open_picture`
+    n:int, # how many pictures there were
+    path:Path, # where
+)->list[str]:
+    "A sentence for each kind of unusual picture"
+    return [f"{k} of {n} pictures in {path}: {what}" for what, k in count.items()]
 
 # %% ../../nbs/engine/pictures.ipynb #b5fe97c0
 CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -315,24 +409,42 @@ def _cache_batches(folder, path, names, split, img_size):
     write_cache(folder, (n, 3, img_size, img_size), bar, {'classes': CIFAR10, 'name': 'cifar10'})
 
 # %% ../../nbs/engine/pictures.ipynb #78c5b223
+def _parent(name): return name.rpartition('/')[0]
+
 def left_out(
-    names:Iterable[str], # of all files
+    names:Iterable[str], # of all files, and of empty folders
     places:dict[str, tuple], # of those that have a class, from `class_of_each`
 )->list[str]: # a sentence each
     "What of these files does not count, for people to read"
-    names, notes = list(names), []
-    homeless = [n for n in names if is_picture(n) and n not in places]
+    notes, full = [], {_parent(n) for n in places}
+    names = [n for n in names if n not in places and not _hidden(n)]
+    homeless = [n for n in names if is_picture(n)]
     total = len(homeless) + len(places)
     if homeless:
         notes.append(f"left out {len(homeless)} of {total} pictures, in no class folder: {_shorten(homeless)}")
-    unread = [n for n in names if _ending(n) in UNREAD_ENDINGS and not _hidden(n)]
+    others = [n for n in names if not n.endswith('/') and _ending(n) not in PICTURE_ENDINGS | _BESIDE]
+    unread = [n for n in others if _ending(n) in UNREAD_ENDINGS or _parent(n) in full]
+    beside = {_parent(f) for f in full if f}                            # where the folders of classes are
+    empty = {f for f in map(_parent, names) if f and f not in full and _parent(f) in beside} - beside
     if unread:
-        counts = ', '.join(f'{k} {ending}' for ending, k in Counter(map(_ending, unread)).most_common())
+        counts = Counter(_ending(n) or 'without ending' for n in unread)
+        counts = ', '.join(f'{k} {ending}' for ending, k in counts.most_common())
         notes.append(f"left out, for formats that are not read: {counts}")
-        full = {str(folder) for n in places for folder in PurePosixPath(n).parents}
-        empty = {str(PurePosixPath(n).parent) for n in unread} - full
-        if empty:
-            notes[-1] += f"; nothing else is in {_shorten(empty)}"
+        only = empty & {_parent(n) for n in unread}
+        if only:
+            notes[-1] += f"; nothing else is in {_shorten(only)}"
+            empty -= only
+    if empty:
+        notes.append(f"no pictures, so no classes: {_shorten(empty)}")
+    classes = {c for _, c in places.values()}
+    tables = [n for n in names if n.endswith(_TABLES)]
+    if tables and len(classes) == 1:
+        notes.append(f"all {len(places)} pictures are of one class: the names of folders give the classes, and "
+                     f"{_shorten(tables)} is not read")
+    folded = Counter(c.casefold() for c in classes)
+    twins = [c for c in classes if folded[c.casefold()] > 1]
+    if twins:
+        notes.append(f"classes of names that differ by capitals only: {_shorten(twins)}")
     return notes
 
 def _decoded(path, places, row_of, label_of, img_size, notes):
@@ -350,7 +462,7 @@ def _decoded(path, places, row_of, label_of, img_size, notes):
     if len(broken) == n: raise ValueError(f"none of the {n} pictures in {path} could be read; the first: {broken[0]}")
     if broken:
         notes.append(f"skipped {len(broken)} of {n} pictures in {path} that could not be read: {named}")
-    notes += [f"{count} of {n} pictures in {path}: {what}" for what, count in unusual.items()]
+    notes += unusual_notes(unusual, n, path)
 
 def _cache_pictures(folder, path, names, split, img_size, root):
     "Write the cache of pictures in a folder or tar"
@@ -359,8 +471,10 @@ def _cache_pictures(folder, path, names, split, img_size, root):
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
     if not places:
-        endings = ', '.join(sorted(PICTURE_ENDINGS))
-        raise FileNotFoundError(f"{path} holds no pictures ({endings}); expected FOLDER/CLASS/picture.jpg")
+        endings, others = ', '.join(sorted(PICTURE_ENDINGS)), Counter(_ending(n) for n in names if n[-1] != '/')
+        but = ', '.join(f'{k} {ending}' for ending, k in others.most_common(3) if ending)
+        raise FileNotFoundError(f"{path} holds no pictures ({endings}){but and f', but {but}'}; "
+                                "expected FOLDER/CLASS/picture.jpg")
     notes = [f'{path}: {note}' for note in left_out(names, places)]
     if split == 'test' and not any(s == 'test' for s, _ in places.values()):
         notes.append(f"{path} has no test or val folder: its training pictures serve instead")
@@ -375,7 +489,7 @@ def _cache_pictures(folder, path, names, split, img_size, root):
     write_cache(folder, (len(wanted), 3, img_size, img_size), bar, meta)
 
 # %% ../../nbs/engine/pictures.ipynb #34032484
-_VERSION = 3                                                        # of what decoding gives: another one, other caches
+_VERSION = 4                                                        # of what decoding gives: another one, other caches
 
 def load_path(
     path, # an image folder (class = folder name), a tar or tar.gz of one, or CIFAR-10's original batches
