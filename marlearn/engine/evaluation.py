@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FidelityExtractor', 'inception', 'dinov2', 'measure_tokenizer', 'fingerprint', 'draw_batch', 'PictureFolder',
-           'evaluate']
+           'cached_features', 'check_classes', 'evaluate']
 
 # %% ../../nbs/engine/evaluation.ipynb #53158b76
-import io, json, os, pickle, shutil, sys, time, warnings, zlib
+import hashlib, io, json, os, pickle, shutil, sys, time, warnings, zlib
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..data import ImageData
+from ..files import atomic_folder, cache_dir, file_hash, read_json, write_json
 from ..generate import generate
 from ..mar import ImageModel
 from ..metrics import (
     as_bytes, as_saved, cifar10_classifier, extract, extract_batches, Extractor, frechet_floor, inception_score,
-    join_batches, precision_recall, result_name, Statistics)
+    join_batches, kernel_distance, precision_recall, result_name, Statistics)
 from ..tokenizers import Tokenizer
 from ..train import step_generator
 from ..vae import psnr, ssim
@@ -309,10 +310,82 @@ class PictureFolder:
         for left in self.folder.rglob('.*.unfinished-*'):                       # of processes that were killed
             left.unlink(missing_ok=True)
 
-# %% ../../nbs/engine/evaluation.ipynb #8febb153
-_MOST_FOR_RECALL = 10_000      # pictures on each side for precision and recall: time grows with the square
+# %% ../../nbs/engine/evaluation.ipynb #bc49abc5
+def _write_features(folder, data, extractor, batch_size, device, quiet):
+    "Features of all pictures as memory-mapped arrays: those of a large reference need not fit in memory"
+    with atomic_folder(folder) as new:
+        arrays, at = {}, 0
+        for found in extract_batches(extractor, data, np.arange(len(data)), batch_size, device, quiet):
+            if not arrays:
+                need, free = sum(v[0].numel() for v in found.values())*4*len(data), shutil.disk_usage(new).free
+                if need > free: raise OSError(f"{need/1e9:.2g} GB are needed, {free/1e9:.2g} GB are free")
+                arrays = {k: np.lib.format.open_memmap(new/f'{k}.npy', 'w+', np.float32, (len(data), v.shape[1]))
+                          for k, v in found.items()}
+            for name, rows in found.items():
+                arrays[name][at:at + len(rows)] = rows
+            at += len(rows)
+        for array in arrays.values():
+            array.flush()
+        hashes = {f'{name}.npy': file_hash(new/f'{name}.npy') for name in arrays}
+        write_json(new/'index.json', {'pictures': data.name, 'extractor': extractor.name, 'sha256': hashes})
 
-def _check_request(C, reference, n, seeds, batch_size, folder, world_size, options):
+def _read_features(folder, data, extractor, device):
+    "What is kept, or None: nothing there, damaged, or from an extractor that looks in another way"
+    if not folder.exists(): return None
+    try:
+        for name, want in read_json(folder/'index.json')['sha256'].items():
+            if file_hash(folder/name) != want: raise ValueError(f"{name} is not as written")
+    except (ValueError, OSError, KeyError) as e:
+        warnings.warn(f"features kept in {folder} are damaged ({e}): they are extracted again")
+        return None
+    kept = {file.stem: np.load(file, mmap_mode='r') for file in sorted(folder.glob('*.npy'))}
+    few = np.linspace(0, len(data) - 1, min(8, len(data))).round().astype(int)
+    found = extract(extractor, data, few, device=device, quiet=True)
+    same = found.keys() == kept.keys() and all(len(kept[k]) == len(data) and kept[k].shape[1:] == found[k].shape[1:]
+                                               for k in found)
+    if same and all(np.abs(kept[k][few] - v.numpy()).max() <= .01*v.abs().max().item() for k, v in found.items()):
+        return kept
+    warnings.warn(f"{extractor.name} gives other features than those kept in {folder}: they are extracted again")
+
+def cached_features(
+    data:ImageData,
+    extractor:Extractor,
+    batch_size:int=250,
+    device:str|torch.device='cpu',
+    quiet:bool=False, # no progress bar
+)->tuple[dict[str, np.ndarray], bool]: # 'features' (n, F) and perhaps 'probabilities' (n, C); were they in the cache?
+    "Features of all pictures of a reference: from the user's cache, or extracted and kept there for the next time"
+    content = hashlib.sha256(str(data.images.shape).encode())
+    for at in range(0, len(data), 1000):
+        content.update(np.ascontiguousarray(data.images[at:at + 1000]))
+    key = f'{content.hexdigest()} {extractor.name} {fingerprint(extractor)}'
+    folder = cache_dir()/f'features-{hashlib.sha256(key.encode()).hexdigest()[:16]}'
+    if (kept := _read_features(folder, data, extractor, device)) is not None: return kept, True
+    try:
+        _write_features(folder, data, extractor, batch_size, device, quiet)
+        return {file.stem: np.load(file, mmap_mode='r') for file in sorted(folder.glob('*.npy'))}, False
+    except OSError as e:
+        warnings.warn(f"features of '{data.name}' could not be kept in {folder} ({e}): they are extracted each time; "
+                      "MARLEARN_CACHE names another folder")
+        found = extract(extractor, data, batch_size=batch_size, device=device, quiet=quiet)
+        return {k: v.float().numpy() for k, v in found.items()}, False
+
+# %% ../../nbs/engine/evaluation.ipynb #8febb153
+_MOST_COMPARED = 10_000        # pictures on each side that are compared one by one: time grows with the square
+
+def check_classes(
+    C:int, # classes of the model
+    reference:ImageData|Statistics,
+    any_classes:bool=False, # refuse nothing
+):
+    "Refuse a reference that cannot be of the model's kinds of pictures; one of a single class is not sorted by class"
+    theirs = len(getattr(reference, 'classes', ('unknown',)))
+    if any_classes or theirs == C or 1 in (theirs, C): return
+    raise ValueError(f"the model draws {C} classes equally often, '{reference.name}' has {theirs}: the result would "
+                     "measure how far these are from being the same. Give a reference of the model's classes, or "
+                     "measure all the same with --any-reference (any_classes=True)")
+
+def _check_request(C, reference, n, seeds, batch_size, folder, world_size, any_classes, options):
     if n < 2 or n % C:
         raise ValueError(f"n={n} must be a multiple of the {C} classes, so that each is drawn equally often: "
                          f"{max(C, round(n/C)*C)}, say")
@@ -324,6 +397,7 @@ def _check_request(C, reference, n, seeds, batch_size, folder, world_size, optio
         raise ValueError("several processes need a folder in which to find each other's pictures")
     wrong = sorted({'generator', 'callback', 'known', 'hidden'} & options.keys())
     if wrong: raise ValueError(f"{', '.join(wrong)}: evaluate sets or excludes these itself")
+    check_classes(C, reference, any_classes)
 
 @torch.no_grad()
 def _check_sizes(model, tokenizer, extractor, reference, real):
@@ -339,46 +413,48 @@ def _check_sizes(model, tokenizer, extractor, reference, real):
             raise ValueError(f"'{reference.name}' has {len(reference)} pictures: too few to compare with")
     else:
         if real is not None and size != tuple(real.images.shape[1:]):
-            raise ValueError(f"real={real.name!r} must hold pictures of {size}; these are "
-                             f"{tuple(real.images.shape[1:])}")
+            raise ValueError(f"'{real.name}' must hold pictures of {size}, as the model draws them; these are "
+                             f"{tuple(real.images.shape[1:])}, so their statistics do not belong to this model either")
         if len(reference.mean) != n_features:
             raise ValueError(f"the reference has {len(reference.mean)} features, {extractor.name} gives {n_features}: "
                              "both must come from one extractor")
 
 # %% ../../nbs/engine/evaluation.ipynb #998f0ede
 def _measure(found, reference, real, extractor):
-    "Distance, and where they can be had class score, precision and recall"
+    "Frechet distance, and where they can be had kernel distance, class score, precision and recall"
     row = {result_name('distance', extractor): Statistics().update(found['features']).distance(reference)}
     if 'probabilities' in found:
         row[result_name('score', extractor)], _ = inception_score(found['probabilities'], splits=1)
     if real is not None:
-        precision, recall = precision_recall(real, found['features'][:_MOST_FOR_RECALL])
-        row |= {result_name('precision', extractor): precision, result_name('recall', extractor): recall}
+        some = found['features'][:_MOST_COMPARED]
+        precision, recall = precision_recall(real, some)
+        row |= {result_name('kernel distance', extractor): kernel_distance(real, some),
+                result_name('precision', extractor): precision, result_name('recall', extractor): recall}
     return row
 
-def _from_pictures(reference, n, extractor, batch_size, device, quiet):
-    "Statistics of all pictures, features for precision and recall, and the floor"
-    shuffled = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))
+def _rows(array, index):
+    "Rows of a memory-mapped array"
+    return torch.from_numpy(np.array(array[np.sort(index)]))
+
+def _from_pictures(reference, kept, n, extractor):
+    "Statistics of all pictures, features to compare one by one, and the floor"
+    shuffled = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0)).numpy()
     k = min(n, len(reference)//2)
-    held_out, compared = torch.zeros(2, len(reference), dtype=torch.bool)
-    held_out[shuffled[:k]] = True
-    compared[shuffled[k:k + min(n, _MOST_FOR_RECALL)]] = True
-    whole, others, judged, real, at = Statistics(name=reference.name), Statistics(), [], [], 0
-    for found in extract_batches(extractor, reference, np.arange(len(reference)), batch_size, device, quiet):
-        features, rows = found['features'], slice(at, at + len(found['features']))
-        at += len(features)
+    held_out, compared = shuffled[:k], shuffled[k:k + min(n, _MOST_COMPARED)]
+    is_other = np.ones(len(reference), bool)
+    is_other[held_out] = False
+    whole, others = Statistics(name=reference.name), Statistics()
+    for rows in np.array_split(np.arange(len(reference)), -(-len(reference)//1000)):
+        features = _rows(kept['features'], rows)
         whole.update(features)
-        others.update(features[~held_out[rows]])
-        judged.append({key: v[held_out[rows]] for key, v in found.items()})
-        real.append(features[compared[rows]])
-    real = torch.cat(real)
-    floor = _measure(join_batches(judged), others, real, extractor)
+        others.update(features[is_other[rows]])
+    real = _rows(kept['features'], compared)
+    floor = _measure({name: _rows(array, held_out) for name, array in kept.items()}, others, real, extractor)
     return whole, real, {f'{k} real pictures against the other {len(reference) - k}': floor}
 
-def _from_statistics(reference, real, n, extractor, batch_size, device, quiet):
-    "The same, where the reference's pictures are not at hand"
-    if real is not None:
-        real = extract(extractor, real, np.arange(len(real))[:_MOST_FOR_RECALL], batch_size, device, quiet)['features']
+def _from_statistics(reference, kept, n, extractor):
+    "The same, where the reference's pictures are not at hand, or only some of them"
+    real = None if kept is None else _rows(kept['features'], np.arange(min(len(kept['features']), _MOST_COMPARED)))
     floor = {result_name('distance', extractor): frechet_floor(reference, n)}
     return reference, real, {f"{n} draws from a Gaussian with the reference's mean and covariance": floor}
 
@@ -406,18 +482,19 @@ def evaluate(
     seeds:int|Sequence[int]=3, # how many, or which
     extractor:Extractor|None=None, # None: the shipped classifier
     batch_size:int=100,
-    real:ImageData|None=None, # pictures for precision and recall where the reference is statistics
+    real:ImageData|None=None, # pictures for kernel distance, precision and recall where the reference is statistics
     folder:Path|None=None, # keep the pictures there, and go on from what is there; all processes must see it
     classes:Sequence[str]|None=None, # names for that folder
     rank:int=0, world_size:int=1, # this process draws every `world_size`-th batch; the first one measures
     timeout:float=3600.0, # seconds that it waits for another batch of the others
+    any_classes:bool=False, # also where the reference has more or fewer classes than the model
     quiet:bool=False, # no progress bar, no estimate
     **options, # of `generate`: ar_steps, diff_steps, cfg_scale, temperature, order, ...
 )->dict|None: # ready for JSON; results are named after the extractor. None for all processes but the first
     "Draw n pictures with each of several seeds, classes exactly balanced, and measure how far from the reference"
     started, C, device = time.perf_counter(), model.config.n_classes, next(model.parameters()).device
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    _check_request(C, reference, n, seeds, batch_size, folder, world_size, options)
+    _check_request(C, reference, n, seeds, batch_size, folder, world_size, any_classes, options)
     extractor, tokenizer = (extractor or cifar10_classifier()).to(device), tokenizer.to(device)
     _check_sizes(model, tokenizer, extractor, reference, real)
 
@@ -431,10 +508,11 @@ def evaluate(
                 folders[seed].fill(rank, world_size, quiet)
     if rank > 0: return None
 
-    if isinstance(reference, ImageData):
-        whole, real, floor = _from_pictures(reference, n, extractor, batch_size, device, quiet)
-    else:
-        whole, real, floor = _from_statistics(reference, real, n, extractor, batch_size, device, quiet)
+    pictures, kept, in_cache = reference if isinstance(reference, ImageData) else real, None, False
+    if pictures is not None:
+        kept, in_cache = cached_features(pictures, extractor, batch_size, device, quiet)
+    prepare = _from_pictures if isinstance(reference, ImageData) else _from_statistics
+    whole, real, floor = prepare(reference, kept, n, extractor)
 
     per_seed, what = [], 'measuring' if folder else 'drawing pictures'
     with _evaluation_mode(model), tqdm(total=n*len(seeds), desc=what, unit='images', disable=quiet, leave=False) as bar:
@@ -457,7 +535,8 @@ def evaluate(
 
     keys = [key for key in per_seed[0] if key != 'seed']
     values = {key: torch.tensor([row[key] for row in per_seed], dtype=torch.float64) for key in keys}
-    return {'reference': _described(reference), 'extractor': extractor.name, 'extractor weights': extractor.weights,
+    source = {} if kept is None else {"the reference's features": 'from the cache' if in_cache else 'extracted'}
+    return {'reference': _described(reference), **source, 'extractor': extractor.name, 'extractor weights': extractor.weights,
             'n': n, 'pictures per class': n//C, 'seeds': seeds, 'per seed': per_seed,
             'mean': {k: v.mean().item() for k, v in values.items()},
             'standard deviation over seeds': {k: v.std().item() if len(seeds) > 1 else None for k, v in values.items()},
