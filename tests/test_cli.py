@@ -198,6 +198,8 @@ def test_evaluate_says_where_the_reference_has_other_classes(finished, folder, t
             tmp_path/'e.json']
     for data, said in ((tmp_path/'r', True), (folder, False)):
         status, err = run(capsys, 'evaluate', '--data', data, *args)
+        assert status == (2 if said else 0) and ('--any-reference' in err) == said, err
+        status, err = run(capsys, 'evaluate', '--data', data, '--any-reference', *args)
         assert status == 0 and ('draws 2 classes equally often' in err and 'has 3:' in err) == said, err
 
 def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, capsys):
