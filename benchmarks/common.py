@@ -1,6 +1,7 @@
 "The models that are timed, timing side by side, memory, and where results go"
 import gc
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -85,21 +86,31 @@ def as_rows(
 def peak_memory(
     code:str, # Python, run in a process of its own, whose last line of output is a number of bytes: see `report_memory`
     tries:int=3, # a process's resident memory varies by some percent
+    # count what is in use only: glibc is told to give back what is freed, else it keeps up to half as much again
+    in_use:bool=False,
 )->dict: # GB: median, min, max
-    sizes = []
+    sizes, env = [], os.environ | ({'MALLOC_MMAP_THRESHOLD_': '65536'} if in_use else {})
     for _ in range(tries):
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
         sizes.append(float(done.stdout.split()[-1])/1e9)
     return spread(sizes)
 
-def report_memory(device:str):
-    "Print the most that this process has held so far (on a CPU: resident; on a GPU: allocated)"
+def _own_memory(line:str)->int:
+    "Of this process alone, in bytes: VmRSS, resident now, or VmHWM, at most so far (getrusage would remember a parent's)"
     status = Path('/proc/self/status')
-    if torch.device(device).type == 'cuda': print(torch.cuda.max_memory_allocated(device))
-    elif status.exists(): # of this process alone; getrusage would remember the parent's
-        line = next(line for line in status.read_text(encoding='utf-8').splitlines() if line.startswith('VmHWM'))
-        print(1024*int(line.split()[1]))
-    else: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024))
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+    lines = status.read_text(encoding='utf-8').splitlines()
+    return 1024*int(next(found for found in lines if found.startswith(line)).split()[1])
+
+def held_now(device:str)->int:
+    "Bytes that this process holds (on a CPU: resident; on a GPU: allocated)"
+    return torch.cuda.memory_allocated(device) if torch.device(device).type == 'cuda' else _own_memory('VmRSS')
+
+def report_memory(device:str, before:int=0):
+    "Print the most that this process has held so far, beyond `before`"
+    most = torch.cuda.max_memory_allocated(device) if torch.device(device).type == 'cuda' else _own_memory('VmHWM')
+    print(most - before)
 
 def table(rows:list[dict], columns:list[str])->str:
     "Rows as aligned text"

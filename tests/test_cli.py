@@ -1,8 +1,10 @@
 "The command line as a user meets it: the demo from end to end, and one clear message for every bad input"
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from marlearn import cli
-from marlearn.engine import checkpoints, drawing
+from marlearn.engine import checkpoints, commands, drawing
 from marlearn.cli import main
 from marlearn.demo import demo, DemoConfig, plan_steps
 from marlearn.engine.presets import tiny
@@ -180,6 +182,20 @@ def test_train_a_tokenizer_then_use_it(name, more, folder, tmp_path, capsys):
                       tmp_path/'s.png')
     assert status == 0 and (tmp_path/'s.png').exists(), err
 
+def test_what_train_proposes_can_be_run(folder, tmp_path, capsys):
+    run_ = tmp_path/'a run'
+    main([str(a) for a in ('train', '--preset', 'tiny', '--data', folder, '--out', run_, '--train.steps', 2,
+                           '--train.batch-size', 4, '--train.sample-every', 0)])
+    said = capsys.readouterr().out
+    lines = [line.split('with: marlearn ')[1] for line in said.splitlines() if 'with: marlearn ' in line]
+    sample, measure = (shlex.split(line) for line in lines)
+    assert sample[0] == 'sample' and measure[0] == 'evaluate' and measure[measure.index('--data') + 1] == str(folder)
+    quick = ['--diff-steps', 2, '--ar-steps', 2]
+    assert run(capsys, *sample, *quick, '--per-class', 1, '--out', tmp_path/'s.png')[0] == 0
+    assert cli.parse('evaluate', measure[1:]).n == 1000
+    assert run(capsys, *measure, *quick, '--num-images', 4, '--seeds', 1)[0] == 0
+    assert json.loads((run_/'evaluation.json').read_text())['n'] == 4
+
 def test_evaluate_names_its_reference_and_seeds(finished, folder, tmp_path, capsys):
     out, _ = finished
     status, err = run(capsys, 'evaluate', '--checkpoint', out, '--data', folder, '--n', 8, '--seeds', 2,
@@ -198,7 +214,68 @@ def test_evaluate_says_where_the_reference_has_other_classes(finished, folder, t
             tmp_path/'e.json']
     for data, said in ((tmp_path/'r', True), (folder, False)):
         status, err = run(capsys, 'evaluate', '--data', data, *args)
+        assert status == (2 if said else 0) and ('--any-reference' in err) == said, err
+        status, err = run(capsys, 'evaluate', '--data', data, '--any-reference', *args)
         assert status == 0 and ('draws 2 classes equally often' in err and 'has 3:' in err) == said, err
+
+def test_evaluate_takes_the_training_pictures_and_says_how_to_repeat_itself(finished, folder, tmp_path, capsys):
+    out = tmp_path/'my run.json'
+    args = ['--checkpoint', finished[0], '--num-images', 8, '--seeds', 1, '--diff-steps', 2, 3, '--ar-steps', 2,
+            '--compile', False, '--raw', '--out', out]
+    assert run(capsys, 'evaluate', *args)[0] == 0
+    first = json.loads(out.read_text())
+    assert first['reference'] == f'{folder.name}, 24 pictures'
+    words = shlex.split(first['command'])
+    assert words[:2] == ['marlearn', 'evaluate'] and words[words.index('--data') + 1] == str(folder)
+    asked = cli.parse('evaluate', [str(a) for a in args])
+    assert cli.parse('evaluate', words[2:]) == replace(asked, data=str(folder))
+    assert run(capsys, *words[1:])[0] == 0
+    again = json.loads(out.read_text())
+    assert again['per seed'] == first['per seed'] and again['command'] == first['command']
+    assert again["the reference's features"] == 'from the cache'
+
+def test_command_lines_of_several_processes_can_be_read():
+    line = commands.command_line(commands.Evaluate(n=50, data='a b', compile=True, any_reference=True), 'evaluate', 3)
+    start, words = line.split('marlearn evaluate ')
+    assert start == 'torchrun --nproc_per_node=3 -m '
+    asked = cli.parse('evaluate', shlex.split(words))
+    assert (asked.n, asked.data, asked.compile, asked.any_reference) == (50, 'a b', True, True)
+
+def pictures_of(side, folder, classes='ab', n=12):
+    for i in range(n):
+        (folder/classes[i % len(classes)]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (side, side + 9, 3), np.uint8)
+        Image.fromarray(pixels).save(folder/classes[i % len(classes)]/f'{i}.png')
+    return folder
+
+def test_evaluate_refuses_pictures_that_had_to_be_enlarged(finished, tmp_path, capsys):
+    args = ['evaluate', '--checkpoint', finished[0], '--n', 4, '--seeds', 1, '--diff-steps', 2, '--ar-steps', 2, '--out',
+            tmp_path/'e.json']
+    small = pictures_of(31, tmp_path/'small')
+    with tarfile.open(tmp_path/'small.tar', 'w') as tar: tar.add(small, 'small')
+    for data in (small, tmp_path/'small.tar'):
+        status, err = run(capsys, *args, '--data', data)
+        assert status == 2 and '31 pixels wide, the model draws 32' in err and '--any-reference' in err, err
+        assert run(capsys, *args, '--data', data, '--any-reference')[0] == 0
+    assert run(capsys, *args, '--data', pictures_of(32, tmp_path/'enough'))[0] == 0
+    assert run(capsys, *args, '--data', pictures_of(99, tmp_path/'large'))[0] == 0
+
+def test_evaluate_refuses_statistics_of_another_size(finished, tmp_path, capsys):
+    args = ['evaluate', '--checkpoint', finished[0], '--n', 4, '--data', tmp_path/'adm.npz', '--out', tmp_path/'e.json']
+    np.savez(tmp_path/'adm.npz', mu=np.zeros(128), sigma=np.eye(128), arr_0=np.zeros((4, 256, 256, 3), np.uint8))
+    status, err = run(capsys, *args)
+    assert status == 2 and 'about pictures of 256x256, the model draws 32x32' in err, err
+
+def test_evaluate_of_a_run_on_latents_asks_for_pictures(finished, tmp_path, capsys, monkeypatch):
+    load = checkpoints.load_checkpoint
+    (tmp_path/'latents').mkdir()
+    (tmp_path/'latents'/'plan.json').write_text('{}')
+    def on_latents(*a, **k):
+        c = load(*a, **k)
+        return replace(c, settings=c.settings | {'run': c.settings['run'] | {'data': str(tmp_path/'latents')}})
+    monkeypatch.setattr(checkpoints, 'load_checkpoint', on_latents)
+    status, err = run(capsys, 'evaluate', '--checkpoint', finished[0], '--n', 4, '--out', tmp_path/'e.json')
+    assert status == 2 and 'holds latents: name pictures' in err and '--data' in err, err
 
 def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, capsys):
     from marlearn.metrics import cifar10_classifier, extract, Statistics

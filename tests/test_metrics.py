@@ -8,17 +8,50 @@ from marlearn.data import ImageData, load_shapes
 from marlearn.engine.pictures import load_data
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.heads import HeadConfig
-from marlearn.engine.evaluation import dinov2, evaluate, inception, measure_tokenizer, PictureFolder
+from marlearn.engine.evaluation import (
+    cached_features, dinov2, evaluate, inception, measure_tokenizer, PictureFolder)
 from marlearn.metrics import (
     as_saved, cifar10_classifier, ClassifierExtractor, extract, Extractor, frechet_distance, frechet_floor,
-    inception_score, PixelExtractor, precision_recall, reference_statistics, result_name, SmallClassifier,
-    Statistics)
+    inception_score, kernel_distance, PixelExtractor, precision_recall, reference_statistics, result_name,
+    SmallClassifier, Statistics)
 from marlearn.files import pretrained, save_weights
 from marlearn.tokenizers import PixelTokenizer
 
 def gaussian(F, g, rank=None):
     A = torch.randn(F, rank or F, generator=g, dtype=torch.float64)
     return torch.randn(F, generator=g, dtype=torch.float64), A @ A.T
+
+# ---- kernel distance
+
+def test_kernel_distance_is_that_of_torch_fidelity(g):
+    "On one subset of all pictures; theirs needs as many on both sides"
+    kid = pytest.importorskip('torch_fidelity.metric_kid')
+    for n, F, shift in ((60, 7, .2), (150, 64, 0.)):
+        first, second = torch.randn(n, F, generator=g).double(), torch.randn(n, F, generator=g).double()*1.1 + shift
+        want = kid.kid_features_to_metric(first, second, kid_subsets=2, kid_subset_size=n, verbose=False)
+        ours = kernel_distance(first, second, chunk=17)
+        assert ours == pytest.approx(want[kid.KEY_METRIC_KID_MEAN], abs=1e-10) and abs(ours) > 1e-4
+
+def test_kernel_distance_is_unbiased_and_the_frechet_distance_is_not(g):
+    "Two normals of 3 features, one of them moved by d: E(x.y/F + 1)^3 has a closed form in the moments"
+    F, d, n = 3, .8, 12
+    def expected(m):                                       # E k(x, y), x ~ N(0, 1), y ~ N(m, 1) in each feature
+        s2 = (F + m*m*F)/F**2                              # variance of x.y/F; its mean and its third moment are 0
+        return 1 + 3*s2
+    within_moved = 1 + 3*d*d + 3*((F + 2*F*d*d)/F**2 + d**4) + ((d*d)**3 + 3*d*d*(F + 2*F*d*d)/F**2 + 6*d*d*F/F**3)
+    truth = expected(0) + within_moved - 2*expected(d)
+    tries = []
+    for _ in range(3000):
+        x, y = (torch.randn(n, F, generator=g, dtype=torch.float64) for _ in range(2))
+        tries.append(kernel_distance(x, y + d))
+    error = np.std(tries)/len(tries)**.5
+    assert abs(np.mean(tries) - truth) < 4*error < .1*truth and min(tries) < 0
+
+def test_kernel_distance_refuses_what_cannot_be_compared(g):
+    x = torch.randn(9, 4, generator=g)
+    for first, second, said in ((x, x[:, :3], 'one extractor'), (x[:1], x, 'at least 2'), (x*torch.nan, x, 'first features'),
+                                (x, x[0], 'second features')):
+        with pytest.raises(ValueError, match=said): kernel_distance(first, second)
 
 # ---- Frechet distance
 
@@ -228,6 +261,7 @@ def test_only_inception_is_called_fid(small):
     names = [result_name(what, small) for what in ('distance', 'score', 'precision', 'recall')]
     assert len(set(names)) == 4
     assert all('random-classifier' in n and 'fid' not in n.lower() and 'inception' not in n.lower() for n in names)
+    assert result_name('kernel distance', Inception()) == 'KID'
     assert result_name('distance', Inception()) == 'FID' and result_name('score', Inception()) == 'inception score'
     class Dino(Extractor):
         name = 'dinov2-vit-l-14'
@@ -356,8 +390,9 @@ def test_evaluate_pictures(model, small):
     before = torch.get_rng_state()
     result = evaluate(model, PixelTokenizer(patch=8), reference, n=20, seeds=2, extractor=small, batch_size=8, **FAST)
     assert json.loads(json.dumps(result)) == result
-    distance, score, precision, recall = (result_name(w, small) for w in ('distance', 'score', 'precision', 'recall'))
-    assert set(result['mean']) == {distance, score, precision, recall} and 'fid' not in json.dumps(result).lower()
+    what = ('distance', 'kernel distance', 'score', 'precision', 'recall')
+    distance, kernel, score, precision, recall = (result_name(w, small) for w in what)
+    assert set(result['mean']) == {distance, kernel, score, precision, recall} and 'fid' not in json.dumps(result).lower()
     rows = result['per seed']
     assert [r['seed'] for r in rows] == result['seeds'] == [0, 1] and rows[0][distance] != rows[1][distance]
     assert result['mean'][distance] == pytest.approx((rows[0][distance] + rows[1][distance])/2)
@@ -370,6 +405,7 @@ def test_evaluate_pictures(model, small):
     (what, floor), = result['floor'].items()
     assert what == '20 real pictures against the other 40'
     assert floor[distance] < result['mean'][distance]
+    assert abs(floor[kernel]) < result['mean'][kernel]
     assert floor[precision] > .5
     features = extract(small, reference, quiet=True)['features']
     lots = torch.randperm(60, generator=torch.Generator().manual_seed(0))
@@ -458,6 +494,85 @@ def test_evaluate_with_a_folder_and_others_is_the_same(model, small, tmp_path):
         evaluate(model, PixelTokenizer(patch=8), reference, **args, world_size=2)
     with pytest.raises(TimeoutError, match='rank 1'):
         evaluate(model, PixelTokenizer(patch=8), reference, **(kept | {'folder': tmp_path/'q', 'timeout': .1}))
+
+class Counting(PixelExtractor):
+    "Counts the pictures that it was shown"
+    seen = 0
+    def forward(self, images):
+        self.seen += len(images)
+        return super().forward(images)
+
+def kept_in(cache): return sorted(cache.glob('features-*'))
+
+def test_a_references_features_are_extracted_once(tmp_path, monkeypatch):
+    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path))
+    data, eyes = load_shapes('test', n=300), Counting(4)
+    for was_there, most in ((False, 300), (True, 8)):
+        eyes.seen = 0
+        found, from_cache = cached_features(data, eyes, quiet=True)
+        assert from_cache == was_there and eyes.seen <= most
+        torch.testing.assert_close(torch.tensor(found['features']), extract(PixelExtractor(4), data, quiet=True)['features'])
+    other_pictures = ImageData(data.images.copy(), data.labels, data.classes, data.name, data.source)
+    other_pictures.images[299, 2, 31, 31] ^= 1                             # the last byte of all
+    assert not cached_features(other_pictures, eyes, quiet=True)[1]
+    assert not cached_features(data, PixelExtractor(2), quiet=True)[1]
+    nets = [ClassifierExtractor(SmallClassifier((4, 4, 8)), 'a') for _ in range(2)]
+    for net in nets: assert not cached_features(data, net, quiet=True)[1]    # one name, but other weights
+    assert len(kept_in(tmp_path)) == 5
+
+class Darker(PixelExtractor):
+    "The same name and the same weights (none), other features"
+    def forward(self, images): return super().forward(images*.5 - .5)
+
+def test_kept_features_that_are_damaged_or_of_another_kind_are_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path))
+    data = load_shapes('test', n=100)
+    right, _ = cached_features(data, PixelExtractor(4), quiet=True)
+    right = np.array(right['features'])
+    folder, = kept_in(tmp_path)
+    whole = (folder/'features.npy').read_bytes()
+    flipped = whole[:-500] + bytes([whole[-500] ^ 1]) + whole[-499:]
+    def lose(name): return lambda: (folder/name).unlink()
+    def write(name, content): return lambda: (folder/name).write_bytes(content)
+    for harm in (write('features.npy', flipped), write('features.npy', whole[:1000]), lose('features.npy'),
+                 lose('index.json'), write('index.json', b'{"sha256"')):
+        harm()
+        with pytest.warns(UserWarning, match='damaged'): found, from_cache = cached_features(data, PixelExtractor(4), quiet=True)
+        assert not from_cache and np.array_equal(found['features'], right)
+        assert cached_features(data, PixelExtractor(4), quiet=True)[1]
+    with pytest.warns(UserWarning, match='other features'): found, from_cache = cached_features(data, Darker(4), quiet=True)
+    assert not from_cache and np.allclose(found['features'], right*.5 - .5, atol=1e-6)
+
+def test_features_that_cannot_be_kept_are_no_reason_to_stop(tmp_path, monkeypatch):
+    data = load_shapes('test', n=20)
+    (tmp_path/'file').write_text('')
+    for cache, free in ((tmp_path/'file', None), (tmp_path/'full', 100)):
+        monkeypatch.setenv('MARLEARN_CACHE', str(cache))
+        if free: monkeypatch.setattr('shutil.disk_usage', lambda _: SimpleNamespace(free=free))
+        with pytest.warns(UserWarning, match='could not be kept'):
+            found, from_cache = cached_features(data, PixelExtractor(4), quiet=True)
+        assert not from_cache and found['features'].shape == (20, 48)
+    assert not list((tmp_path/'full').iterdir())
+
+def test_evaluate_says_that_features_came_from_the_cache(model, small, tmp_path, monkeypatch):
+    monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path))
+    data, args = load_shapes('test', n=60), dict(seeds=1, extractor=small, batch_size=8, **FAST)
+    first, second, more = (evaluate(model, PixelTokenizer(patch=8), data, n=n, **args) for n in (20, 20, 30))
+    said = [r["the reference's features"] for r in (first, second, more)]
+    assert said == ['extracted', 'from the cache', 'from the cache']
+    assert first['per seed'] == second['per seed'] and first['floor'] == second['floor']
+    statistics = Statistics().update(extract(small, data, quiet=True)['features'])
+    assert "the reference's features" not in evaluate(model, PixelTokenizer(patch=8), statistics, n=20, **args)
+
+def test_evaluate_refuses_another_number_of_classes(model, small):
+    three = ImageData(*(a[:60] for a in (load_shapes('test').images, np.arange(60) % 3)), ('a', 'b', 'c'), 'three', '')
+    args = dict(n=20, seeds=1, extractor=small, **FAST)
+    with pytest.raises(ValueError, match="draws 10 classes equally often, 'three' has 3"):
+        evaluate(model, PixelTokenizer(patch=8), three, **args)
+    unsorted = ImageData(three.images, three.labels*0, ('unknown',), 'unsorted', '')
+    results = [evaluate(model, PixelTokenizer(patch=8), data, any_classes=any_, **args)
+               for data, any_ in ((three, True), (unsorted, False))]
+    assert results[0]['per seed'] == results[1]['per seed']
 
 def test_evaluate_statistics_with_real_pictures_beside_them(model, small):
     data = load_shapes('test', n=60)

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['AT_LEAST_ONE', 'SAMPLING', 'NOT_WRITTEN', 'NO_STATISTICS', 'Features', 'this_process', 'open_checkpoint',
-           'class_number', 'config_of', 'check_numbers', 'compile_to_draw', 'sigterm_received', 'Train', 'Sample',
-           'get_extractor', 'load_reference', 'show_number', 'write_result', 'Evaluate', 'MeasureTokenizer',
-           'Reconstruct', 'TrainTokenizer', 'Cache', 'Plan', 'Info']
+           'class_number', 'config_of', 'check_numbers', 'command_line', 'compile_to_draw', 'sigterm_received', 'Train',
+           'Sample', 'get_extractor', 'side_of_pictures', 'load_reference', 'show_number', 'write_result', 'Evaluate',
+           'MeasureTokenizer', 'Reconstruct', 'TrainTokenizer', 'Cache', 'Plan', 'Info']
 
 # %% ../../nbs/engine/commands.ipynb #27370bb2
 import json
 import math
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -102,6 +103,24 @@ def check_numbers(
             bound = 'positive' if 0 < least < 1 else f'at least {least}' if number < least else 'a smaller number'
             raise ValueError(f"--{at}{field.name.replace('_', '-')} {number} must be {bound}")
 
+def command_line(
+    command, # a command of this module, with all its fields
+    name:str, # what it is called
+    processes:int=1, # that torchrun starts
+)->str: # ready to be pasted into a shell
+    "The line that runs a command again: every option that is not as usual"
+    start = [] if processes == 1 else ['torchrun', f'--nproc_per_node={processes}', '-m']
+    words = [*start, 'marlearn', name]
+    for f in fields(command):
+        value = getattr(command, f.name)
+        if value == f.default: continue
+        option = '--num-images' if f.name == 'n' else f"--{f.name.replace('_', '-')}"   # torchrun takes --n for its own
+        if value is True and f.type is bool:
+            words.append(option)
+        else:
+            words += [option, *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
+
 SAMPLING = ('ar_steps', 'diff_steps', 'sampler', 'temperature', 'guidance', 'order', 'schedule') # options of `generate`
 
 def compile_to_draw(
@@ -179,6 +198,7 @@ class Train(RunConfig):
         from marlearn.engine.checkpoints import latest_checkpoint
         from marlearn.engine.drawing import check_writable
         from marlearn.engine.hardware import pick_device, pick_precision
+        from marlearn.engine.latents import is_latents
         from marlearn.engine.run import check_parts, fit
         out = check_writable(self.out)
         checkpoint = self.checkpoint_to_resume(out)
@@ -199,7 +219,13 @@ class Train(RunConfig):
         fit(model, tokens, config, out, tokenizer=tokenizer, classes=data.classes, device=device, processes=processes,
             resume_from=checkpoint, on_sample=write_samples, should_stop=should_stop)
         if processes.rank == 0:
-            print(f"done; draw with: marlearn sample --checkpoint {latest_checkpoint(out)}")
+            checkpoint = latest_checkpoint(out)
+            print(f"done; draw with: {command_line(Sample(checkpoint=checkpoint), 'sample')}")
+            if not is_latents(self.data):                          # those do not know the pictures that they came from
+                C = len(data.classes)
+                measure = Evaluate(checkpoint=checkpoint, data=self.data, n=C*max(1, round(1000/C)),
+                                   out=self.out/'evaluation.json')
+                print(f"measure with: {command_line(measure, 'evaluate')}")
 
     def checkpoint_to_resume(self, out:Path)->Path|None:
         "The checkpoint that this run goes on from; a folder with another run in it is refused"
@@ -384,26 +410,60 @@ NO_STATISTICS = (
     "evaluations/README.md of openai/guided-diffusion (VIRTUAL_imagenet256_labeled.npz), and come with the official "
     "release of MAR, LTH14/mar (fid_stats/adm_in256_stats.npz)")
 
+def side_of_pictures(
+    data:str|None, # as for `load_data`
+)->int|None: # pixels; None for pictures that are drawn at any size
+    "The shorter side of the pictures at hand, before anything is resized: the median of the first twenty"
+    import io
+    from statistics import median_low
+    from PIL import Image
+    from marlearn.engine.pictures import find_cifar10, is_picture, list_members
+    found = find_cifar10(download=False) if data in (None, 'cifar10') else data
+    if found in (None, 'shapes'): return 32 if data == 'cifar10' else None
+    path, sides = Path(found).expanduser(), []
+    for name, _, read in list_members(path) if path.exists() else ():
+        if not is_picture(name): continue
+        try:
+            sides.append(min(Image.open(io.BytesIO(read())).size))
+        except OSError:
+            continue                                               # a broken picture, which `load_data` reports
+        if len(sides) == 20: break
+    return median_low(sides) if sides else 32                      # no single pictures: CIFAR-10's batches
+
 def load_reference(
     data:str|None, # as for `load_data`, or a file of statistics
     split:str, # 'train' or 'test'
-    img_size:int, # pixels per side
+    img_size:int, # pixels per side of the model's pictures
+    any_size:bool=False, # also smaller pictures, enlarged
 )->tuple['ImageData|Statistics', 'ImageData|None']: # the reference; pictures beside statistics, if the file holds any
     "What pictures are compared with. ADM's files hold statistics of a whole data set and 10,000 of its pictures"
     import numpy as np
     from marlearn.data import ImageData
     from marlearn.metrics import Statistics
     from marlearn.engine.pictures import load_data
-    if data is None or Path(data).suffix not in ('.npz', '.safetensors'): return load_data(data, split, img_size), None
+    if data is None or Path(data).suffix not in ('.npz', '.safetensors'):
+        side = None if any_size else side_of_pictures(data)
+        if side and side < img_size:
+            raise ValueError(f"pictures of {data or 'the reference'} are {side} pixels wide, the model draws {img_size}: "
+                             "enlarged they are blurred, and the result would measure that. Give larger pictures with "
+                             "--data, or measure all the same with --any-reference")
+        return load_data(data, split, img_size), None
     if not Path(data).exists(): raise FileNotFoundError(NO_STATISTICS.format(data))
     reference, images = Statistics.load(data), None
     if Path(data).suffix == '.npz':
         with np.load(data, allow_pickle=False) as file:
             if 'arr_0' in file.files:
                 images = file['arr_0']
-    if images is None: return reference, None
+    if images is None:
+        warnings.warn(f"{data} does not say what it is about: its pictures should be as large as the model's "
+                      f"({img_size}x{img_size}), and of the same classes")
+        return reference, None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"{data}: arr_0 {images.shape} of {images.dtype} must be pictures, (n, H, W, C) uint8")
+    if images.shape[1:3] != (img_size, img_size):
+        H, W = images.shape[1:3]
+        raise ValueError(f"{data} is about pictures of {H}x{W}, the model draws {img_size}x{img_size}: "
+                         "statistics of one size do not belong to pictures of another")
     no_labels = np.zeros(len(images), np.int64)
     name = f'pictures in {Path(data).name}'
     return reference, ImageData(images.transpose(0, 3, 1, 2), no_labels, ('unknown',), name, str(data))
@@ -445,8 +505,10 @@ class Evaluate:
     Under torchrun all processes draw, and the first one measures."""
     checkpoint:Path|None = None # a checkpoint's or a run's folder; nothing: the model that ships with marlearn
     # the reference set, as for `marlearn train`, or a file of its statistics: .npz with mu and sigma (ADM's, say) or
-    # .safetensors
+    # .safetensors; nothing: the pictures that the model was trained on
     data:str|None = None
+    # also a reference that does not belong to the model: with more or fewer classes, or with smaller pictures
+    any_reference:bool = False
     split:Literal['train', 'test'] = 'train' # of the reference set
     # pictures per seed, a multiple of the classes (under torchrun say --num-images: it takes --n for its own)
     n:Annotated[int, tyro.conf.arg(aliases=['--num-images'])] = 1000
@@ -477,14 +539,16 @@ class Evaluate:
     def run(self)->None:
         from marlearn.data import ImageData
         from marlearn.engine.drawing import check_output
-        from marlearn.engine.evaluation import evaluate
+        from marlearn.engine.evaluation import check_classes, evaluate
         check_output(self.out, '.json')
         rank, world_size, device = this_process()
         extractor = get_extractor(self.features, self.weights)
         c, folder = open_checkpoint(self.checkpoint, self.raw, device)
         side = round(c.model.config.n_tokens**.5)*c.tokenizer.stride*c.tokenizer.patch
-        reference, real = load_reference(self.data, self.split, side)
-        self.check_classes(reference, c.classes, folder)
+        data = self.reference_of(c, folder)
+        reference, real = load_reference(data, self.split, side, self.any_reference)
+        check_classes(len(c.classes), reference, self.any_reference)
+        self.compare_classes(reference, c.classes, folder)
         options = {name: getattr(self, name) for name in SAMPLING} | {'cfg_scale': self.cfg_scale}
         pictures = self.pictures
         if pictures is None and world_size > 1:
@@ -492,23 +556,37 @@ class Evaluate:
         compile_to_draw(c.model, self.compile, device, torch.float32, self.n*self.seeds//world_size, options)
         result = evaluate(c.model, c.tokenizer, reference, n=self.n, seeds=self.seeds, extractor=extractor,
                           batch_size=self.batch_size, real=real, folder=pictures, classes=c.classes, rank=rank,
-                          world_size=world_size, timeout=self.timeout, quiet=rank > 0, **options)
+                          world_size=world_size, timeout=self.timeout, any_classes=self.any_reference, quiet=rank > 0,
+                          **options)
         if result is None: return
+        if data is None:
+            data = 'shapes' if reference.name == 'shapes' else reference.source
         about = {'checkpoint': 'the shipped model' if self.checkpoint is None else str(folder),
-                 'steps of training': c.step, 'processes': world_size}
+                 'steps of training': c.step, 'processes': world_size,
+                 'command': command_line(replace(self, data=data), 'evaluate', world_size)}
         if isinstance(reference, ImageData):
             about['reference split'] = self.split
         write_result(about | result, self.out)
 
-    def check_classes(self, reference:'ImageData|Statistics', classes:tuple[str, ...], folder:Path)->None:
+    def reference_of(self, c:'Checkpoint', folder:Path)->str|None:
+        "What --data says, else the pictures that the model was trained on"
+        from marlearn.engine.latents import is_latents
+        data = self.data or c.settings.get('run', {}).get('data')
+        if is_latents(data):
+            raise ValueError(f"{data} holds latents: name pictures to compare those of {folder} with, or a file of their "
+                             "statistics, with --data")
+        return data
+
+    def compare_classes(self, reference:'ImageData|Statistics', classes:tuple[str, ...], folder:Path)->None:
         "A reference with other classes than the model's is refused if nobody named it, and otherwise noted"
-        if not hasattr(reference, 'classes'): return
-        if self.data is None and tuple(reference.classes) != classes:
-            raise ValueError(f"{folder} draws {len(classes)} classes ({', '.join(classes[:3])}, ...), {reference.name} "
-                             f"has others: name the reference set with --data")
-        if len(reference.classes) != len(classes):
-            warnings.warn(f"the model draws {len(classes)} classes equally often, and {reference.name} has "
-                          f"{len(reference.classes)}: what is measured is also how far these are from being the same")
+        theirs = getattr(reference, 'classes', None)               # statistics have none
+        if theirs is None or tuple(theirs) == classes: return
+        ours, others = (', '.join(names[:3]) + (', ...' if len(names) > 3 else '') for names in (classes, theirs))
+        if self.data is None:
+            raise ValueError(f"{folder} draws {len(classes)} classes ({ours}), {reference.name} has others ({others}): "
+                             "name the reference set with --data")
+        warnings.warn(f"the model draws {len(classes)} classes equally often ({ours}), and {reference.name} has "
+                      f"{len(theirs)}: {others}; what is measured is also how far these are from being the same")
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureTokenizer:

@@ -40,10 +40,12 @@ def state_bytes(
     c:ModelConfig,
     gpus:int=1,
     shard:bool=False, # in pieces, all but the copy in bf16; then one block at a time is whole
+    size:int=2, # bytes of a number in matrix products: 2 in bf16, 4 where there is no copy
 )->float:
     "Weights, gradients, moments, average, and the copy in bf16"
     n, blocks = n_weights(c), c.encoder_blocks + c.decoder_blocks
-    return 20*n/gpus + 2*n + 4*n/blocks if shard else 22*n
+    copy = size*n if size < 4 else 0
+    return 20*n/gpus + copy + 4*n/blocks if shard else 20*n + copy
 
 def block_bytes(
     c:ModelConfig,
