@@ -1,8 +1,9 @@
 """Write README.md from nbs/index.ipynb (with --check: only tell whether both are up to date).
 
-Markdown cells are copied as they are, code cells are fenced, with their text outputs below. Four cells of the index
-are written first: how to install (from settings.ini), the lessons (from marlearn.course.map), the engine (from the
-first cell of its notebooks), and the timings (from benchmarks/results)."""
+Markdown cells are copied as they are, code cells are fenced, with their text outputs below. Six cells of the index are
+written first: the front (its address from settings.ini), what is proven and supported, how to install (versions from
+benchmarks/results), the lessons (from marlearn.course.map), the engine (from the first cell of its notebooks), and the
+timings (from benchmarks/results)."""
 import json, re, sys
 from pathlib import Path
 from settings import ROOT as root, read_settings
@@ -14,20 +15,66 @@ def source(cell:dict)->str: return ''.join(cell['source'])
 
 def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
 
+def front_cell()->str:
+    "The first cell of the index: one sentence, one picture, one command, two doors"
+    from marlearn.course.map import LESSONS
+    from marlearn.demo import DemoConfig
+    url, hours = read_settings()['repo_url'], sum(l.minutes for l in LESSONS)/60
+    return '\n'.join(['# marlearn', '',
+        '**Learn, run and scale MAR**, the image generator of [*Autoregressive Image Generation without Vector '
+        'Quantization*](https://arxiv.org/abs/2406.11838) (Li et al. 2024), in plain PyTorch: a picture is written '
+        'piece by piece, like a text, and a small diffusion network draws each piece.', '',
+        '![Forty small pictures of cars, horses, ships and trucks appear piece by piece, in a random order]'
+        '(images/generation.gif)', '',
+        '*Drawn by the model that ships with marlearn: under an hour of training on one CPU core, on CIFAR-10 '
+        '([report](../data/pretrained/mar/report.json)). [All ten classes](images/samples.png): its cats and frogs are '
+        'guesses.*', '',
+        '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
+        f'This trains a model before your eyes and draws with it, in {DemoConfig().minutes:g} minutes after the set-up, '
+        'which downloads PyTorch and takes about 8 GB of disk. You need Python 3.10 or newer. A GPU is used if there is '
+        'one, and not missed if there is none.', '',
+        '| learn | run |', '|---|---|',
+        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.0f} hours '
+        'of reading and running, on a laptop. | What the lessons build *is* the library: from the demo to the paper\'s '
+        'ImageNet models on many GPUs. |',
+        '| `make lab`, and open [lesson 00](00_start.ipynb) | `marlearn sample`, `marlearn train --data my-pictures`, '
+        '`marlearn import` for official weights: [the command line](#the-command-line) |'])
+
+def supported()->str:
+    "The versions that scripts/try_versions.py has seen to pass"
+    rows = [row for row in load(results/'versions.json')['rows'] if not row['failed']]
+    pairs = [f"Python {row['python']} with torch {row['versions']['torch'].split('+')[0]}" for row in rows]
+    return f"{', '.join(pairs[:-1])} and {pairs[-1]}"
+
+def status_cell()->str:
+    "The cell of the index that tells what was seen, and what was not"
+    rows = {
+        'Equal to the official release, to rounding': 'outputs and gradients of the masked model, the diffusion loss, '
+            'the sampler and the KL autoencoder, and the names of all weights: compared with values recorded from the '
+            'release ([lesson 20](20_official.ipynb), `tests/test_parity.py`)',
+        'Tested with every change': 'every notebook, run from top to bottom; a run that is killed and resumed ends with '
+            'the same weights, bit for bit; damaged files are refused',
+        'Rehearsed on CPUs, with two or three processes': 'training on several GPUs and machines, whole or in pieces; '
+            'encoding, drawing and evaluating together; processes that die or hang (`tests/test_distributed.py`)',
+        'Run on a GPU': '**not yet**. `tests/test_gpu.py` waits for one; here it runs on a pretended device',
+        'Trained at the size of the paper': '**not by us**. The official weights are not included; `marlearn import` '
+            'reads them ([where to find them](20_official.ipynb))',
+        'Supported': f'Linux, {supported()}: seen to pass the library\'s tests (`python scripts/try_versions.py`). '
+            'macOS and Windows were not tried'}
+    return '\n'.join(['## What is proven', '', '| | |', '|---|---|',
+                      *(f'| **{what}** | {how} |' for what, how in rows.items()), '',
+                      'What changed between versions is in the [CHANGELOG](../CHANGELOG.md).'])
+
 def install_cell()->str:
     "The cell of the index that tells how the library gets into an environment of one's own"
-    s, rows = read_settings(), load(results/'versions.json')['rows']
+    s = read_settings()
     url, name = s['repo_url'], s['lib_name']
-    (low, old), (high, new) = ((r['python'], r['versions']['torch'].split('+')[0]) for r in (rows[0], rows[-1]))
     return '\n'.join(['## Install without a clone', '',
         'For programs of your own the library is enough; the small models are inside.', '',
         '```', f'pip install git+{url}', '```', '',
         'For a machine without a network, make the wheels on one that has it, and take the folder along:', '',
         '```', f'pip wheel --wheel-dir wheels git+{url}',
-        f'pip install --no-index --find-links wheels {name}', '```', '',
-        f'Python {low} to {high} and torch {old} to {new} are seen to pass the tests of the library, the oldest with '
-        'the oldest of everything else it needs ([result](../benchmarks/results/versions.json), by '
-        '`python scripts/try_versions.py`).'])
+        f'pip install --no-index --find-links wheels {name}', '```'])
 
 def lessons_cell()->str:
     "The cell of the index that lists the lessons"
@@ -106,8 +153,8 @@ def speed_cell()->str:
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
         *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
 
-TABLES = {'## Install without a clone': install_cell, '## Lessons': lessons_cell, '## The engine': engine_cell,
-          '## Speed': speed_cell}
+TABLES = {'# marlearn': front_cell, '## What is proven': status_cell, '## Install without a clone': install_cell,
+          '## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}
 
 def with_tables(notebook:dict)->dict:
     "The index with its written cells as they should be"
