@@ -1,7 +1,6 @@
 "Options as people type them: switches in any spelling, numbers that cannot be, files that are somebody's own"
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from pathlib import Path
 import pytest
 import torch
 from PIL import Image
@@ -94,7 +93,8 @@ def test_numbers_that_cannot_be(value, capsys, tmp_path, monkeypatch, no_work):
 @pytest.mark.parametrize('command, option, value', [
     ('sample', 'per-class', 0), ('sample', 'seed', 2**63), ('train', 'train.seed', -1), ('train', 'img-size', 0),
     ('evaluate', 'seeds', 0), ('sample', 'ar-steps', 0), ('sample', 'timeout', 0), ('plan', 'gpus', 0),
-    ('demo', 'minutes', 'inf'), ('sample', 'cfg-scale', 'inf'), ('train', 'train.lr', 'inf'), ('demo', 'steps', 0), ('progress', 'lesson', 99), ('train-tokenizer', 'net.width', 0)])
+    ('demo', 'minutes', 'inf'), ('sample', 'cfg-scale', 'inf'), ('train', 'train.weight-decay', 'inf'),
+    ('demo', 'steps', 0), ('progress', 'lesson', 99), ('train-tokenizer', 'net.width', 0)])
 def test_more_numbers_that_cannot_be(command, option, value, capsys, tmp_path, monkeypatch, no_work):
     monkeypatch.chdir(tmp_path)
     status, err = run(capsys, command, f'--{option}', value)

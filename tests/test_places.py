@@ -244,7 +244,8 @@ def test_long_class_names_as_folders(tmp_path):
     assert len(set(names)) == 2
     for name in names: (tmp_path/name).mkdir()
 
-NAMES = ('$1_$5', r'$\frac{$', '_hidden', '50% & {x}', 'two\nlines', '\u05e9\u05dc\u05d5\u05dd', '\U0001f986 duck', 'long'*99, '', '\udcff')
+NAMES = ('$1_$5', r'$\frac{$', '_hidden', '50% & {x}', 'two\nlines', '\u05e9\u05dc\u05d5\u05dd',
+         '\U0001f986 duck', 'long'*99, '', '\udcff')
 
 def test_class_names_are_text_in_every_figure(tmp_path):
 
