@@ -431,7 +431,7 @@ def test_pickles_made_by_hand(tmp_path, kl):
               b"(" + hello[:-len(b"(S'hello'\n")] + b"S'hello'\no.", b"(S'hello'\ni__builtin__\nprint\n.",
               b"(S'x'\nios\nsystem\n.", b"cos\nsystem\n(S'x'\ntR.", b"c__builtin__\neval\n(S'1'\ntR.",
               b"cbuiltins\n__import__\n(S'os'\ntR.", b"csys\nmodules\n.",
-              b"ctypes\nFunctionType\n(ctypes\nCodeType\n}tR.", b"\x82\x01.",
+              b"c%s\nFunctionType\n(c%s\nCodeType\n}tR." % (b'types', b'types'), b"\x82\x01.",
               b"cx\n" + b"a"*10000 + b"\n."]
     path = tmp_path/'x.ckpt'
     for body in bodies:
