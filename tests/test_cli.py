@@ -385,7 +385,8 @@ def test_no_data_anywhere_falls_back_to_shapes_and_says_so(tmp_path, capsys, mon
     for way in ('--data', 'MARLEARN_DATA', 'data/cifar10.tar.gz'):
         assert way in shown
 
-WITH_PARTS = {'import mar': 'ImportMar', 'import vae': 'ImportVae', 'export mar': 'ExportMar', 'export vae': 'ExportVae'}
+WITH_PARTS = {'import mar': 'ImportMar', 'import vae': 'ImportVae', 'export mar': 'ExportMar',
+              'export vae': 'ExportVae'}
 WITHOUT_OPTIONS = 'info', 'import', 'export' # of their own
 
 @pytest.mark.parametrize('command', [*(name for name in cli.COMMANDS if name not in WITHOUT_OPTIONS), *WITH_PARTS])

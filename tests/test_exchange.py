@@ -10,6 +10,7 @@ import sys
 import time
 import types
 import warnings
+from dataclasses import replace
 import numpy as np
 import pytest
 import torch
@@ -88,6 +89,17 @@ def test_import_draw_export(given, mar, kl, imported, tmp_path, capsys):
         assert run(capsys, 'export', 'vae', imported, '--out', tmp_path/name)[0] == 0
         assert same(read(tmp_path/name), kl)
 
+def test_imported_models_can_be_measured(folder, tmp_path, capsys):
+    sizes = replace(MAR, n_tokens=16, n_classes=10)
+    save_file(export_mar(ImageModel(sizes)), tmp_path/'m.safetensors')
+    save_file(export_vae(VAE(replace(KL, mults=(1, 1, 2)))), tmp_path/'v.safetensors')
+    status, said = run(capsys, 'import', 'mar', tmp_path/'m.safetensors', '--vae', tmp_path/'v.safetensors', '--heads',
+                       3, '--out', tmp_path/'mar')
+    assert status == 0, said
+    status, said = run(capsys, 'evaluate', '--checkpoint', tmp_path/'mar', '--data', folder, '--n', 10, '--seeds', 1,
+                       '--ar-steps', 2, '--diff-steps', 2, '--out', tmp_path/'e.json')
+    assert status == 0 and json.loads((tmp_path/'e.json').read_text())['mean'], said
+
 def test_raw_weights(given, mar, tmp_path, capsys):
     status, _ = run(capsys, 'import', 'mar', given, '--vae', given/'kl16.ckpt', '--heads', 3, '--raw', '--out',
                     tmp_path/'raw')                                            # of a folder: its checkpoint-last.pth
@@ -120,7 +132,6 @@ def test_vae_alone_and_then_mar(given, mar, kl, tmp_path, capsys):
     assert status == 0 and load_checkpoint(tmp_path/'mar').tokenizer.scale == 0.5, said
 
 def test_imagenet_is_known_by_name(kl, tmp_path, capsys):
-    from dataclasses import replace
     weights = export_mar(randomise(ImageModel(replace(MAR, n_classes=1000))))
     save_file(weights, tmp_path/'m.safetensors')
     save_file(kl, tmp_path/'v.safetensors')
@@ -160,7 +171,7 @@ def test_names_from_a_file(given, tmp_path, capsys):
     ('mar {0}/checkpoint-last.pth --vae {0}/nowhere.ckpt --heads 3', 'there is no file'),
     ('mar {0}/checkpoint-last.pth --vae {0}/kl16.ckpt', 'pass heads='),
     ('mar {0}/checkpoint-last.pth --vae {0}/kl16.ckpt --heads 5', 'heads=5'),
-    ('mar {0}/checkpoint-last.pth --vae {0}/kl16.ckpt --heads 3 --patch-size 1', 'patch_size=1 makes tokens of 16'),
+    ('mar {0}/checkpoint-last.pth --vae {0}/kl16.ckpt --heads 3 --patch-size 1', 'latents have 4 channels, the model'),
     ('mar {0}/checkpoint-last.pth --vae {0}/kl16.ckpt --heads 3 --patch-size 0', 'patch_size=0'),
     ('mar {0}/checkpoint-last.pth --vae {0}/kl16.ckpt --heads 3 --img-size 9', 'img_size=9: 2x2 tokens'),
     ('mar {0}/kl16.ckpt --vae {0}/kl16.ckpt', "no official MAR state dict: it is an autoencoder's"),
@@ -286,6 +297,24 @@ def test_autoencoder_inside_a_whole_ldm(prefix, kl, tmp_path):
     with pytest.raises(ValueError, match='unexpected .*spare'):
         load_vae({prefix + k: v for k, v in kl.items()} | {f'{prefix}spare': torch.ones(1)})
 
+def test_scale_of_a_whole_ldm(kl, tmp_path, capsys):
+    "LDM's trainer may have measured it; where nothing says it, KL-16's is taken, and that is said"
+    state = {f'first_stage_model.{k}': v for k, v in kl.items()} | {'scale_factor': torch.tensor(0.75)}
+    torch.save({'state_dict': state}, tmp_path/'a.ckpt')
+    assert run(capsys, 'import', 'vae', tmp_path/'a.ckpt', '--out', tmp_path/'a')[0] == 0
+    assert load_tokenizer(tmp_path/'a').scale == 0.75
+    torch.save({'model': kl}, tmp_path/'b.ckpt')
+    status, said = run(capsys, 'import', 'vae', tmp_path/'b.ckpt', '--out', tmp_path/'b')
+    assert status == 0 and 'does not say the scale of its latents: 0.2325' in said
+    assert load_tokenizer(tmp_path/'b').scale == 0.2325
+
+def test_flux_and_sd3_in_ldms_format(kl):
+    "No convolution between encoder and latents: as if there were one that changes nothing"
+    without = {k: v for k, v in kl.items() if 'quant_conv' not in k}
+    eye = {'quant_conv.weight': torch.eye(8)[:, :, None, None], 'quant_conv.bias': torch.zeros(8),
+           'post_quant_conv.weight': torch.eye(4)[:, :, None, None], 'post_quant_conv.bias': torch.zeros(4)}
+    assert same(export_vae(load_vae(without)), without | eye)
+
 def test_two_models_in_one_file(kl):
     both = {f'{p}.{k}': v for p in ('vae', 'first_stage_model') for k, v in kl.items()}
     with pytest.raises(ValueError, match="holds 2 of these models.*'first_stage_model', 'vae'"): load_vae(both)
@@ -402,7 +431,7 @@ def test_pickles_made_by_hand(tmp_path, kl):
               b"(" + hello[:-len(b"(S'hello'\n")] + b"S'hello'\no.", b"(S'hello'\ni__builtin__\nprint\n.",
               b"(S'x'\nios\nsystem\n.", b"cos\nsystem\n(S'x'\ntR.", b"c__builtin__\neval\n(S'1'\ntR.",
               b"cbuiltins\n__import__\n(S'os'\ntR.", b"csys\nmodules\n.",
-              b"ctypes\nFunctionType\n(ctypes\nCodeType\n}tR.", b"\x82\x01.",
+              b"c%s\nFunctionType\n(c%s\nCodeType\n}tR." % (b'types', b'types'), b"\x82\x01.",
               b"cx\n" + b"a"*10000 + b"\n."]
     path = tmp_path/'x.ckpt'
     for body in bodies:

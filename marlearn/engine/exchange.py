@@ -7,9 +7,10 @@ __all__ = ['check_new', 'check_space', 'bytes_of', 'distinct', 'class_names', 'r
            'import_mar', 'import_vae', 'write_file', 'check_ending', 'export_mar_file', 'export_vae_file', 'ImportMar',
            'ImportVae', 'ExportMar', 'ExportVae', 'Import', 'Export']
 
-# %% ../../nbs/engine/exchange.ipynb #fe1d606a
+# %% ../../nbs/engine/exchange.ipynb #f4f71194
 import os
 import shutil
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING: # named in hints; imported only where they are used, so that h
     from marlearn.mar import ImageModel
     from marlearn.tokenizers import KLTokenizer
 
-# %% ../../nbs/engine/exchange.ipynb #89c5e29e
+# %% ../../nbs/engine/exchange.ipynb #cc8b9902
 def check_new(
     out:Path, # file or folder
 )->Path:
@@ -50,7 +51,7 @@ def bytes_of(
     "How much place they take"
     return sum(t.numel()*t.element_size() for t in tensors.values())
 
-# %% ../../nbs/engine/exchange.ipynb #f745d5fa
+# %% ../../nbs/engine/exchange.ipynb #18d5c092
 def distinct(
     names:'Sequence[str]',
 )->tuple[str, ...]:
@@ -77,17 +78,23 @@ def class_names(
     from torchvision.models import ResNet18_Weights
     return distinct(ResNet18_Weights.DEFAULT.meta['categories'])
 
-# %% ../../nbs/engine/exchange.ipynb #4baa3614
+# %% ../../nbs/engine/exchange.ipynb #fb0be99a
 def read_tokenizer(
     vae:Path, # weights in LDM's or diffusers' format, or a folder that `import vae` made
     scale:float|None=None, # 1/std of its latents; None: as the file says
     norm_groups:int|None=None, # of every GroupNorm; None: as the file says, else 32
 )->'KLTokenizer': # one latent cell to a token
     "Someone's KL autoencoder as a tokenizer"
-    from marlearn.engine.official import official_tokenizer
+    from marlearn.engine.official import KL16_SCALE, official_tokenizer
     from marlearn.tokenizers import KLTokenizer, load_tokenizer
+    from marlearn.vae import kl16
     vae = Path(vae)
-    if not (vae/'tokenizer.json').exists(): return official_tokenizer(vae, scale=scale, norm_groups=norm_groups)
+    if not (vae/'tokenizer.json').exists():
+        tokenizer = official_tokenizer(vae, scale=scale, norm_groups=norm_groups)
+        if scale is None and tokenizer.scale == KL16_SCALE and tokenizer.vae.config != kl16():
+            warnings.warn(f"{vae} does not say the scale of its latents: {KL16_SCALE}, that of MAR's KL-16, is taken; "
+                          "--scale sets another (Stable Diffusion 1 and 2 have 0.18215)")
+        return tokenizer
     tokenizer = load_tokenizer(vae)
     if not isinstance(tokenizer, KLTokenizer):
         raise ValueError(f"{vae} holds a tokenizer of kind {tokenizer.kind!r}: a KL autoencoder is needed")
@@ -105,9 +112,9 @@ def fit_tokenizer_to_model(
     P, N, channels = model.config.token_dim, model.config.n_tokens, tokenizer.channels
     patch = math.isqrt(P//channels) if patch_size is None else patch_size
     if patch < 1 or channels*patch**2 != P:
-        given = 'no patch size' if patch_size is None else f'patch_size={patch_size}'
-        raise ValueError(f"the autoencoder does not fit the model: {given} makes tokens of {P} numbers "
-                         f"of latents of {channels} channels")
+        given = 'no patch size' if patch_size is None else f'patch_size={patch_size} does not'
+        raise ValueError(f"the autoencoder does not fit the model: its latents have {channels} channels, the model's "
+                         f"tokens {P} numbers, and {given} make the one from the other")
     side = math.isqrt(N)
     if side**2 != N: raise ValueError(f"{N} tokens are no square picture: such a model cannot be drawn from here")
     size = side*patch*tokenizer.stride
@@ -160,7 +167,7 @@ def import_vae(
     save_tokenizer(tokenizer, out, dtype=None)
     return tokenizer
 
-# %% ../../nbs/engine/exchange.ipynb #28c16103
+# %% ../../nbs/engine/exchange.ipynb #7e61a39c
 def write_file(
     tensors:dict, # by name; for a .pth of the official code, boxes of them
     out:Path, # .safetensors, else written by `torch.save`
@@ -237,7 +244,7 @@ def export_vae_file(
         save_weights(weights, new/'diffusion_pytorch_model.safetensors')
     return tokenizer
 
-# %% ../../nbs/engine/exchange.ipynb #d700f0db
+# %% ../../nbs/engine/exchange.ipynb #58c302e0
 @dataclass(frozen=True, kw_only=True)
 class ImportMar:
     "Make a checkpoint of an official MAR model, to draw from and to measure"

@@ -197,7 +197,7 @@ def _read_file(path:Path)->Mapping: # whatever it holds, on the CPU
         why = str(e).split('WeightsUnpickler error: ')[-1].strip() or type(e).__name__
         raise ValueError(f"{path} is damaged or no checkpoint: {why.splitlines()[0][:200]}") from None
 
-# %% ../../nbs/engine/official.ipynb #4c1deefc
+# %% ../../nbs/engine/official.ipynb #3d06d1c7
 _ENDINGS = ('.safetensors', '.pth', '.pt', '.ckpt', '.bin')                     # the first is preferred
 _NO_WEIGHTS = ('optimizer', 'scheduler', 'scaler', 'training_args', 'random_states', 'rng_state')
 _SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
@@ -252,7 +252,7 @@ def read_official(
     parts = [_read_file(file) for file in _weight_files(Path(path))]
     return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
 
-# %% ../../nbs/engine/official.ipynb #555889dd
+# %% ../../nbs/engine/official.ipynb #70d7f464
 _INSIDE = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module')      # anywhere in a name
 _IN_FRONT = ('model', 'first_stage_model', 'vae', 'autoencoder', 'mar', 'ema_model')         # before a whole model
 _OTHER_PARTS = ('loss', 'discriminator', 'diffusion_model', 'model_ema', 'cond_stage_model')     # of LDM's trainers
@@ -299,6 +299,8 @@ def _weights(source, what, keys):
         settings = vars(settings)
     if not isinstance(settings, Mapping):
         settings = {}
+    if isinstance(found.get('scale_factor'), Tensor): # a whole LDM that measured the scale of its latents
+        settings = {**settings, 'scale_factor': found['scale_factor'].item()}
     state = _unwrapped(found, what)
     _check_kind(state, what)
     if not isinstance(source, Mapping):
@@ -354,7 +356,7 @@ def _attention_heads(settings, D):
     if settings.get('model') in by_name: return by_name[settings['model']]
     if D in by_width: return by_width[D]
     raise ValueError(f"the number of attention heads leaves no trace in the weights, and width {D} is none of the "
-                     "paper's (768, 1024, 1280): pass heads=")
+                     "paper's (768, 1024, 1280): pass heads= (--heads)")
 
 def _mar_config(state, settings, heads):
     "All sizes of a MAR from the shapes of its tensors; what shapes cannot tell from `settings`, else as in the paper"
@@ -455,7 +457,7 @@ def _vae_config(state, norm_groups):
         latent_channels=size(('decoder.conv_in.weight', 1), ('post_quant_conv.weight', 0)),
         embed_dim=size(('post_quant_conv.weight', 1), ('quant_conv.weight', 0, 2)), norm_groups=norm_groups)
 
-# %% ../../nbs/engine/official.ipynb #f323f810
+# %% ../../nbs/engine/official.ipynb #64d3526c
 _DIFFUSERS = [ # LDM's part of a name, diffusers' part; in this order in both directions
     ('.mid.block_1.', '.mid_block.resnets.0.'), ('.mid.block_2.', '.mid_block.resnets.1.'),
     ('.mid.attn_1.', '.mid_block.attentions.0.'), ('.down.', '.down_blocks.'), ('.up.', '.up_blocks.'),
@@ -547,8 +549,8 @@ def _vae_state(source):
     path = None if isinstance(source, Mapping) else Path(source)
     if path and (path/'vae'/'config.json').exists():
         path = path/'vae'                                   # a whole pipeline of diffusers
-    state, _ = _weights(source if path is None else path, 'KL autoencoder', ('model', 'state_dict'))
-    settings = {}
+    state, told = _weights(source if path is None else path, 'KL autoencoder', ('model', 'state_dict'))
+    settings = {'scaling_factor': told['scale_factor']} if 'scale_factor' in told else {}
     if _is_diffusers(state):
         place = path and (path if path.is_dir() else path.parent)/'config.json'
         settings = {'scaling_factor': 0.18215} | (_read_settings(place) if place and place.exists() else {})

@@ -148,6 +148,6 @@ def get_tokenizer(
     if preset in TOKENIZERS:
         hint = f'; {preset} is made by `marlearn train-tokenizer --preset {preset}`'
     if name == 'kl16':
-        hint += ' or from official weights (lesson 20)'
+        hint += ' or from official weights: `marlearn import vae kl16.ckpt --out kl16` (lesson 20)'
     raise FileNotFoundError(f"there is no tokenizer {name}: use 'shipped', 'vq', 'vq-continuous', 'pixels', "
                             f"'pixels-4', or a folder with tokenizer.json in it{hint}")
