@@ -151,3 +151,10 @@ def test_memory_is_that_of_a_real_training_step(case):
     "What a process holds while it trains, in float32: benchmarks.memory measures more cases"
     row = measure(case, 'cpu')
     assert row['state'] > .1 and row['activations'] > .1 and .7 < row['plan/measured'] < 1.3, row
+
+def test_measured_memory_is_within_the_promise():
+    rows = json.loads((ROOT/'benchmarks'/'results'/'memory.json').read_text())['rows']
+    assert len(rows) >= 7
+    for row in rows:
+        assert row['plan/measured'] == pytest.approx(row['plan']/row['measured']['median'])
+        assert .8 < row['plan/measured'] < 1.2, row['case']
