@@ -4,7 +4,6 @@ Each case is a process of its own that makes a model, its optimizer and its aver
 most that it held beyond what it held before is compared with the plan's count: on a CPU resident memory and matrix
 products in float32, on a GPU allocated memory and bf16 where the GPU has it."""
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 import torch
