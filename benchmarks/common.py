@@ -91,12 +91,13 @@ def peak_memory(
 )->dict: # GB: median, min, max
     sizes, env = [], os.environ | ({'MALLOC_MMAP_THRESHOLD_': '65536'} if in_use else {})
     for _ in range(tries):
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT,
+                              env=env)
         sizes.append(float(done.stdout.split()[-1])/1e9)
     return spread(sizes)
 
 def _own_memory(line:str)->int:
-    "Of this process alone, in bytes: VmRSS, resident now, or VmHWM, at most so far (getrusage would remember a parent's)"
+    "In bytes, VmRSS (resident now) or VmHWM (at most so far) of this process; getrusage would remember a parent's"
     status = Path('/proc/self/status')
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)

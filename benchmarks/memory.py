@@ -4,7 +4,6 @@ Each case is a process of its own that makes a model, its optimizer and its aver
 most that it held beyond what it held before is compared with the plan's count: on a CPU resident memory and matrix
 products in float32, on a GPU allocated memory and bf16 where the GPU has it."""
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -67,7 +66,8 @@ def measure(name:str, device:str, tries:int=1)->dict:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--cases', nargs='+', default=list(CASES), choices=list(CASES))
+    usual = [name for name in CASES if name != 'mar-b']                # that one wants 8 GB, and minutes on a CPU
+    parser.add_argument('--cases', nargs='+', default=usual, choices=list(CASES))
     parser.add_argument('--tries', type=int, default=3)
     parser.add_argument('--device', default=str(pick_device()))
     parser.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'memory.json')

@@ -249,8 +249,8 @@ def pictures_of(side, folder, classes='ab', n=12):
     return folder
 
 def test_evaluate_refuses_pictures_that_had_to_be_enlarged(finished, tmp_path, capsys):
-    args = ['evaluate', '--checkpoint', finished[0], '--n', 4, '--seeds', 1, '--diff-steps', 2, '--ar-steps', 2, '--out',
-            tmp_path/'e.json']
+    args = ['evaluate', '--checkpoint', finished[0], '--n', 4, '--seeds', 1, '--diff-steps', 2, '--ar-steps', 2,
+            '--out', tmp_path/'e.json']
     small = pictures_of(31, tmp_path/'small')
     with tarfile.open(tmp_path/'small.tar', 'w') as tar: tar.add(small, 'small')
     for data in (small, tmp_path/'small.tar'):

@@ -49,8 +49,8 @@ def test_kernel_distance_is_unbiased_and_the_frechet_distance_is_not(g):
 
 def test_kernel_distance_refuses_what_cannot_be_compared(g):
     x = torch.randn(9, 4, generator=g)
-    for first, second, said in ((x, x[:, :3], 'one extractor'), (x[:1], x, 'at least 2'), (x*torch.nan, x, 'first features'),
-                                (x, x[0], 'second features')):
+    for first, second, said in ((x, x[:, :3], 'one extractor'), (x[:1], x, 'at least 2'),
+                                (x*torch.nan, x, 'first features'), (x, x[0], 'second features')):
         with pytest.raises(ValueError, match=said): kernel_distance(first, second)
 
 # ---- Frechet distance
@@ -392,7 +392,8 @@ def test_evaluate_pictures(model, small):
     assert json.loads(json.dumps(result)) == result
     what = ('distance', 'kernel distance', 'score', 'precision', 'recall')
     distance, kernel, score, precision, recall = (result_name(w, small) for w in what)
-    assert set(result['mean']) == {distance, kernel, score, precision, recall} and 'fid' not in json.dumps(result).lower()
+    assert set(result['mean']) == {distance, kernel, score, precision, recall}
+    assert 'fid' not in json.dumps(result).lower()
     rows = result['per seed']
     assert [r['seed'] for r in rows] == result['seeds'] == [0, 1] and rows[0][distance] != rows[1][distance]
     assert result['mean'][distance] == pytest.approx((rows[0][distance] + rows[1][distance])/2)
@@ -511,7 +512,8 @@ def test_a_references_features_are_extracted_once(tmp_path, monkeypatch):
         eyes.seen = 0
         found, from_cache = cached_features(data, eyes, quiet=True)
         assert from_cache == was_there and eyes.seen <= most
-        torch.testing.assert_close(torch.tensor(found['features']), extract(PixelExtractor(4), data, quiet=True)['features'])
+        want = extract(PixelExtractor(4), data, quiet=True)['features']
+        torch.testing.assert_close(torch.tensor(found['features']), want)
     other_pictures = ImageData(data.images.copy(), data.labels, data.classes, data.name, data.source)
     other_pictures.images[299, 2, 31, 31] ^= 1                             # the last byte of all
     assert not cached_features(other_pictures, eyes, quiet=True)[1]
@@ -537,10 +539,12 @@ def test_kept_features_that_are_damaged_or_of_another_kind_are_made_anew(tmp_pat
     for harm in (write('features.npy', flipped), write('features.npy', whole[:1000]), lose('features.npy'),
                  lose('index.json'), write('index.json', b'{"sha256"')):
         harm()
-        with pytest.warns(UserWarning, match='damaged'): found, from_cache = cached_features(data, PixelExtractor(4), quiet=True)
+        with pytest.warns(UserWarning, match='damaged'):
+            found, from_cache = cached_features(data, PixelExtractor(4), quiet=True)
         assert not from_cache and np.array_equal(found['features'], right)
         assert cached_features(data, PixelExtractor(4), quiet=True)[1]
-    with pytest.warns(UserWarning, match='other features'): found, from_cache = cached_features(data, Darker(4), quiet=True)
+    with pytest.warns(UserWarning, match='other features'):
+        found, from_cache = cached_features(data, Darker(4), quiet=True)
     assert not from_cache and np.allclose(found['features'], right*.5 - .5, atol=1e-6)
 
 def test_features_that_cannot_be_kept_are_no_reason_to_stop(tmp_path, monkeypatch):

@@ -1,13 +1,20 @@
 "A plan's figures, computed again in another way"
+import json
 import math
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from marlearn.cli import main
+from benchmarks.memory import measure
+from marlearn.cli import main, parse
+from marlearn.engine.commands import config_of
 from marlearn.engine.flops import encoding, mean_known, most_known, training
 from marlearn.engine.plan import activation_bytes, plan
-from marlearn.engine.presets import imagenet, mar_huge, mar_large
+from marlearn.engine.presets import imagenet, mar_huge, mar_large, preset, PRESETS
+from marlearn.engine.run import RunConfig
 from marlearn.heads import HeadConfig
 from marlearn.vae import kl16, VAE
 
@@ -88,3 +95,66 @@ def test_command_line(capsys):
     assert 'IT DOES NOT FIT; it fits with --train.accumulate' in text
     with pytest.raises(SystemExit):
         main(['plan', '--gpus', '7'])
+
+ROOT = Path(__file__).resolve().parents[1]
+
+def texts():
+    "Everything that shows commands, as (file, text): prose, scripts, and what notebooks printed"
+    for path in [ROOT/'README.md', *sorted((ROOT/'scripts').glob('*.sh'))]:
+        yield path.name, path.read_text()
+    for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for cell in json.loads(path.read_text())['cells']:
+            if cell['cell_type'] == 'markdown':
+                yield path.name, ''.join(cell['source'])
+            for output in cell.get('outputs', []):
+                yield path.name, ''.join(output.get('text', []))
+
+def training_commands():
+    "(file, processes in all, words after `train`) of every complete `train --preset NAME` line for several processes"
+    found = set()
+    for name, text in texts():
+        nodes = re.search(r'#SBATCH --nodes=(\d+)', text)
+        text = text.replace('"$SLURM_NNODES"', nodes[1] if nodes else '1').replace('"$@"', '')
+        for line in re.sub(r'\\\n[#\s]*', ' ', text).splitlines():
+            _, command, words = line.partition(' train --preset ')
+            if not command: continue
+            processes = 1
+            if by_hand := re.search(r'nodes\.sh [\d.]+ (\d+) (\d+)', line):
+                processes = int(by_hand[1])*int(by_hand[2])
+            for option in re.findall(r'--(?:nnodes|nproc_per_node)[= ](\d+)', line):
+                processes *= int(option)
+            if processes > 1:
+                found.add((name, processes, tuple(shlex.split(f'--preset {words}', comments=True))))
+    return sorted(found)
+
+def test_all_commands_for_many_gpus_fit_by_plan():
+    "On H100, which is what they are written for"
+    commands = training_commands()
+    assert {'README.md', 'slurm.sh', 'nodes.sh', '19_scale.ipynb', 'index.ipynb'} <= {name for name, *_ in commands}
+    for name, gpus, words in commands:
+        command = parse('train', list(words))
+        found = plan(config_of(command, RunConfig), gpus=gpus, gpu='h100', shard=command.shard)
+        assert found['fits'], f"{name}: {' '.join(words)} on {gpus} GPUs: {found['advice']}"
+
+@pytest.mark.parametrize('name', [name for name, run in PRESETS.items() if run().train.batch_size == 2048])
+def test_presets_fit_on_four_machines_or_the_plan_says_how(name):
+    run = preset(name)
+    found = plan(run, gpus=32)
+    if found['fits']: return
+    option, accumulate = found['advice'].split()[-2:]
+    assert option == '--train.accumulate' and 'imagenet512' in name
+    assert plan(replace(run, train=replace(run.train, accumulate=int(accumulate))), gpus=32)['fits']
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='memory is read from /proc')
+@pytest.mark.parametrize('case', ['wide', 'dropout'])
+def test_memory_is_that_of_a_real_training_step(case):
+    "What a process holds while it trains, in float32: benchmarks.memory measures more cases"
+    row = measure(case, 'cpu')
+    assert row['state'] > .1 and row['activations'] > .1 and .7 < row['plan/measured'] < 1.3, row
+
+def test_measured_memory_is_within_the_promise():
+    rows = json.loads((ROOT/'benchmarks'/'results'/'memory.json').read_text())['rows']
+    assert len(rows) >= 7
+    for row in rows:
+        assert row['plan/measured'] == pytest.approx(row['plan']/row['measured']['median'])
+        assert .8 < row['plan/measured'] < 1.2, row['case']

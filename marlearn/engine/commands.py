@@ -444,7 +444,7 @@ def load_reference(
     if data is None or Path(data).suffix not in ('.npz', '.safetensors'):
         side = None if any_size else side_of_pictures(data)
         if side and side < img_size:
-            raise ValueError(f"pictures of {data or 'the reference'} are {side} pixels wide, the model draws {img_size}: "
+            raise ValueError(f"pictures of {data or 'cifar10'} are {side} pixels wide, the model draws {img_size}: "
                              "enlarged they are blurred, and the result would measure that. Give larger pictures with "
                              "--data, or measure all the same with --any-reference")
         return load_data(data, split, img_size), None
@@ -573,8 +573,8 @@ class Evaluate:
         from marlearn.engine.latents import is_latents
         data = self.data or c.settings.get('run', {}).get('data')
         if is_latents(data):
-            raise ValueError(f"{data} holds latents: name pictures to compare those of {folder} with, or a file of their "
-                             "statistics, with --data")
+            raise ValueError(f"{data} holds latents: name pictures to compare those of {folder} with, or a file of "
+                             "their statistics, with --data")
         return data
 
     def compare_classes(self, reference:'ImageData|Statistics', classes:tuple[str, ...], folder:Path)->None:

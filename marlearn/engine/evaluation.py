@@ -329,7 +329,7 @@ class PictureFolder:
         for left in self.folder.rglob('.*.unfinished-*'):                       # of processes that were killed
             left.unlink(missing_ok=True)
 
-# %% ../../nbs/engine/evaluation.ipynb #bc49abc5
+# %% ../../nbs/engine/evaluation.ipynb #568de19f
 def _write_features(folder, data, extractor, batch_size, device, quiet):
     "Features of all pictures as memory-mapped arrays: those of a large reference need not fit in memory"
     with atomic_folder(folder) as new:
@@ -555,7 +555,8 @@ def evaluate(
     keys = [key for key in per_seed[0] if key != 'seed']
     values = {key: torch.tensor([row[key] for row in per_seed], dtype=torch.float64) for key in keys}
     source = {} if kept is None else {"the reference's features": 'from the cache' if in_cache else 'extracted'}
-    return {'reference': _described(reference), **source, 'extractor': extractor.name, 'extractor weights': extractor.weights,
+    return {'reference': _described(reference), **source,
+            'extractor': extractor.name, 'extractor weights': extractor.weights,
             'n': n, 'pictures per class': n//C, 'seeds': seeds, 'per seed': per_seed,
             'mean': {k: v.mean().item() for k, v in values.items()},
             'standard deviation over seeds': {k: v.std().item() if len(seeds) > 1 else None for k, v in values.items()},
