@@ -851,6 +851,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'marlearn/engine/pictures.py'),
                                           'marlearn.engine.pictures.class_of_each': ( 'engine/pictures.html#class_of_each',
                                                                                       'marlearn/engine/pictures.py'),
+                                          'marlearn.engine.pictures.decode_picture': ( 'engine/pictures.html#decode_picture',
+                                                                                       'marlearn/engine/pictures.py'),
                                           'marlearn.engine.pictures.download_cifar10': ( 'engine/pictures.html#download_cifar10',
                                                                                          'marlearn/engine/pictures.py'),
                                           'marlearn.engine.pictures.find_cifar10': ( 'engine/pictures.html#find_cifar10',

@@ -378,7 +378,7 @@ def grey16(level, kind='<u2'): return Image.fromarray(np.full((8, 8), level, kin
 
 KINDS = (('PNG', '<u2'), ('TIFF', '<u2'), ('TIFF', '>u2'))
 DEEP = {**{f'{level}, {kind}, {order}': (as_file(grey16(level, order), kind), [round(level/257)]*3)
-           for level in (0, 4096, 25700, 40000, 65535) for kind, order in KINDS},
+           for level in (0, 4096, 4346, 25700, 65535) for kind, order in KINDS},
         '32 bits that hold 16': (as_file(grey16(25700, np.int32), 'TIFF'), [100]*3),
         'PGM': (b'P5\n8 8\n65535\n' + struct.pack('>H', 25700)*64, [100]*3),
         'PGM that says 12 bits': (b'P5\n8 8\n4095\n' + struct.pack('>H', 2048)*64, [128]*3),
@@ -429,6 +429,18 @@ def test_pictures_of_all_kinds_are_turned_once(kind, options):
     count, stored = Counter(), Image.fromarray(np.ascontiguousarray(lying[:, ::-1]))
     got = centre_crop(open_picture(as_file(stored, kind, exif=exif, **options), count), 8)
     assert np.abs(got[0].astype(int) - lying.T).max() < 8 and count == {'turned, as their EXIF data says': 1}
+
+def test_pictures_that_are_enlarged_are_counted(tmp_path):
+    root = make(tmp_path/'set', {'a/x.png': 1, 'a/y.png': 2})
+    Image.new('RGB', (40, 15), (3, 3, 3)).save(root/'a'/'z.png')
+    Image.new('RGB', (16, 16), (4, 4, 4)).save(root/'a'/'16.png')
+    with pytest.warns(UserWarning, match='3 of 4 pictures in .*: smaller than 16 pixels, so enlarged'):
+        assert greys(load_path(root, img_size=16), 16) == {'a': [1, 2, 3, 4]}
+    path = make(tmp_path/'batches', {'data_batch_1': batch(10)})
+    with pytest.warns(UserWarning, match='32 pixels are enlarged to 40'): load_path(path, img_size=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert len(load_path(path, img_size=32)) == len(load_path(path, img_size=16)) == 3
 
 def adm_crop(picture, size):
     "`center_crop_arr` of openai/guided-diffusion, as it was published"

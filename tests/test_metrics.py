@@ -590,6 +590,8 @@ def test_evaluate_statistics_with_real_pictures_beside_them(model, small):
         evaluate(model, PixelTokenizer(patch=8), data, real=data, **args)
     with pytest.raises(ValueError, match=r'these are \(3, 16, 16\)'):
         evaluate(model, PixelTokenizer(patch=8), reference, real=load_shapes('test', img_size=16, n=20), **args)
+    with pytest.raises(ValueError, match=r"draws \(3, 32, 32\) pictures, 'shapes' holds \(3, 16, 16\)"):
+        evaluate(model, PixelTokenizer(patch=8), load_shapes('test', img_size=16, n=20), **args)
 
 def test_evaluate_draws_classes_equally_often(model, small, monkeypatch):
     import marlearn.engine.evaluation as evaluation

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from ..data import centre_crop
 from .hardware import autocast
 from .pictures import (
-    class_of_each, is_picture, left_out, list_members, name_in_tar, open_picture, unusual_notes)
+    class_of_each, decode_picture, is_picture, left_out, list_members, name_in_tar, unusual_notes)
 from ..files import read_json, write_json
 from ..tokenizers import load_tokenizer, save_tokenizer, Tokenizer
 
@@ -157,7 +156,7 @@ def encode_shard(
         try:
             content = read(name)
             checksum = zlib.crc32(content)
-            batch.append(centre_crop(open_picture(content, unusual), img_size))
+            batch.append(decode_picture(content, img_size, unusual))
         except Exception as e:                                         # PIL raises all kinds of errors
             broken.append(f'{name} ({e})')
         else:
@@ -308,8 +307,9 @@ def write_latents(
 
     parts = [slice(start, start + shard_size) for start in starts]
     mine, read = range(rank, len(shards), world_size), picture_reader(path)
+    done = [k for k in mine if shards[k].done()]
     changed = {k: update_sources(shards[k], names[parts[k]], versions[parts[k]], read)
-               for k in mine if shards[k].done()}
+               for k in tqdm(done, desc='comparing', unit='shards', disable=quiet or not done, leave=False)}
     _discard(folder, path, {shards[k]: some for k, some in changed.items() if some})
     missing = [k for k in mine if not shards[k].done()]
     total = sum(len(names[parts[k]]) for k in missing)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURE_FORMATS', 'PICTURE_ENDINGS', 'UNREAD_ENDINGS', 'CIFAR10', 'HOW_TO_PROVIDE', 'write_cache', 'read_cache',
            'through_cache', 'cached_shapes', 'is_picture', 'name_in_tar', 'list_members', 'class_of_each',
-           'open_picture', 'unusual_notes', 'read_batch', 'left_out', 'load_path', 'download_cifar10', 'find_cifar10',
-           'load_data']
+           'open_picture', 'decode_picture', 'unusual_notes', 'read_batch', 'left_out', 'load_path', 'download_cifar10',
+           'find_cifar10', 'load_data']
 
 # %% ../../nbs/engine/pictures.ipynb #3ca1c2b8
 import hashlib, io, json, math, os, pickle, posixpath, shutil, socket, sys, tarfile, tempfile, unicodedata, warnings
@@ -352,6 +352,17 @@ def open_picture(
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
     return picture
 
+def decode_picture(
+    content:bytes, # of a file
+    img_size:int, # pixels per side of the result
+    count:Counter, # counts what was unusual
+)->np.ndarray: # (3, img_size, img_size) uint8
+    "From a file to pixels"
+    picture = open_picture(content, count)
+    if min(picture.size) < img_size:
+        count[f'smaller than {img_size} pixels, so enlarged'] += 1
+    return centre_crop(picture, img_size)
+
 def unusual_notes(
     count:Counter, # from `open_picture`
     n:int, # how many pictures there were
@@ -406,7 +417,8 @@ def _cache_batches(folder, path, names, split, img_size):
                 yield first + i, picture, label
     n = _ROWS*len(wanted)
     bar = tqdm(rows(), total=n, desc=f'decoding {split} pictures', leave=False)
-    write_cache(folder, (n, 3, img_size, img_size), bar, {'classes': CIFAR10, 'name': 'cifar10'})
+    notes = [f"{path}: its pictures of 32 pixels are enlarged to {img_size}"] if img_size > 32 else []
+    write_cache(folder, (n, 3, img_size, img_size), bar, {'classes': CIFAR10, 'name': 'cifar10', 'notes': notes})
 
 # %% ../../nbs/engine/pictures.ipynb #78c5b223
 def _parent(name): return name.rpartition('/')[0]
@@ -453,7 +465,7 @@ def _decoded(path, places, row_of, label_of, img_size, notes):
     for name, _, read in list_members(path):
         if name not in row_of: continue
         try:
-            picture = centre_crop(open_picture(read(), unusual), img_size)
+            picture = decode_picture(read(), img_size, unusual)
         except Exception as e:
             broken.append(f'{name} ({e})') # Pillow raises all kinds of errors
         else:
