@@ -39,7 +39,7 @@ def pretrained(
         if (place/name).exists(): return place/name
     raise FileNotFoundError(f"no shipped model is called {name!r} (looked in {places[0]} and {places[1]})")
 
-# %% ../nbs/engine/files.ipynb #5fcea59a
+# %% ../nbs/engine/files.ipynb #950ac5bc
 @functools.cache
 def _machine()->str:
     "Processes with the same answer see each other's numbers: one host, one start of its system, one container"
@@ -88,7 +88,7 @@ def is_running(
     if now == '': return False
     return None if now is None or start == 'unknown' else now == start
 
-# %% ../nbs/engine/files.ipynb #e3dc61ab
+# %% ../nbs/engine/files.ipynb #398ce88f
 LONG_SILENCE = 3600 # seconds without a change, after which nobody on another machine is still writing
 
 def unfinished_path(

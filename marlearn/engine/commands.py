@@ -134,7 +134,9 @@ class StopSignals:
         from marlearn.engine.processes import launched
         from marlearn.engine.run import StopAtOnce
         name = signal.Signals(number).name
-        if not self.training: raise StopAtOnce(f"stopped by {name} before the first step: there is nothing to save")
+        if not self.training:
+            kind = KeyboardInterrupt if number == signal.SIGINT else StopAtOnce
+            raise kind(f"stopped by {name} before the first step: there was nothing to save yet")
         # torchrun passes the terminal's Ctrl-C on once more
         if number == signal.SIGINT and self.received and not launched(): raise KeyboardInterrupt
         if number == signal.SIGINT and not self.received:
@@ -195,12 +197,13 @@ class Train(RunConfig):
         from marlearn.engine.board import Board
         from marlearn.engine.checkpoints import latest_checkpoint
         from marlearn.engine.hardware import pick_device, pick_precision
-        from marlearn.engine.outputs import claim_for_run
+        from marlearn.engine.outputs import check_for_run, claim_for_run
         from marlearn.engine.run import check_parts, check_same_run, fit
         out, is_first = self.out, processes.rank == 0
         check_parts(self.train, processes)
         processes.barrier() # the first process has the lock, so no other run makes checkpoints any more
         checkpoint = self.checkpoint_to_resume(out)
+        check_for_run(out, resumed=checkpoint is not None)
         processes.barrier() # all have looked
         device = processes.device or pick_device()
         dtype, why = pick_precision(device, self.train.precision)
@@ -209,7 +212,7 @@ class Train(RunConfig):
         if checkpoint:
             check_same_run(checkpoint, config.model, tokenizer, data.classes)
         if is_first:
-            claim_for_run(out, checkpoint is not None)
+            claim_for_run(out)
         torch.manual_seed(self.train.seed)
         model = new_model(config.model, tokenizer)
         steps = f"{self.train.steps} steps of {self.train.batch_size}"
@@ -468,8 +471,11 @@ def write_result(
             show_number(f'  {name}', value)
     for name, value in (result.get('codebook') or {}).items():
         show_number(f'codebook, {name}', value)
-    with atomic_file(out) as new:
-        new.write_text(json.dumps(result | {'machine': machine()}, indent=1, default=str))
+    try:
+        with atomic_file(out) as new:
+            new.write_text(json.dumps(result | {'machine': machine()}, indent=1, default=str))
+    except OSError as e:
+        raise OSError(f"{out} could not be written: {e.strerror or e}") from None
     print(f'written to {out}')
 
 # %% ../../nbs/engine/commands.ipynb #4d3ce503

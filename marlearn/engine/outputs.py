@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'LOCK', 'BEAT', 'SILENCE', 'holds', 'other_files', 'check_empty', 'check_replaceable', 'claim_for_demo',
-           'claim_for_run', 'FolderLock']
+           'check_for_run', 'claim_for_run', 'FolderLock']
 
-# %% ../../nbs/engine/outputs.ipynb #aba6e012
+# %% ../../nbs/engine/outputs.ipynb #52ad3d1c
 import getpass
 import json
 import os
@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from ..files import is_running, process_mark, unfinished_path, write_json
 
-# %% ../../nbs/engine/outputs.ipynb #7ec7ae06
+# %% ../../nbs/engine/outputs.ipynb #61cbdff8
 KINDS = {'demo.json': 'the results of a demo', 'tokenizer.json': 'a tokenizer', 'plan.json': 'cached latents',
          'pictures.json': 'drawn pictures', 'state.json': 'a checkpoint', 'checkpoints': 'a training run'}
 
@@ -64,25 +64,27 @@ def check_replaceable(
     if not isinstance(found, dict) or not set(keys) <= found.keys():
         raise FileExistsError(f"{path} is there already, and no earlier result of this command: choose another --out")
 
-# %% ../../nbs/engine/outputs.ipynb #e9782b7c
+# %% ../../nbs/engine/outputs.ipynb #6afd7ba0
 def claim_for_demo(folder:Path):
     "Refuse a folder that holds anything but a demo, and mark it as one"
     if not (folder/'demo.json').exists():
         check_empty(folder, 'the demo, with --out')
     write_json(folder/'demo.json', {'made by': 'marlearn demo, which replaces it when it is started again'})
 
-def claim_for_run(
+def check_for_run(
     folder:Path,
     resumed:bool, # a checkpoint was found there, and it was asked for
 ):
-    "Refuse a folder that holds something other than a run"
-    if resumed:
-        (folder/'demo.json').unlink(missing_ok=True)
+    "Refuse a folder that holds something other than a run; to go on from a demo is allowed"
     found = holds(folder)
-    if found not in (None, KINDS['checkpoints']):
-        raise FileExistsError(f"{folder} holds {found}: choose another --out")
+    allowed = [None, KINDS['checkpoints'], *[KINDS['demo.json']]*resumed]
+    if found not in allowed: raise FileExistsError(f"{folder} already holds {found}: choose another --out")
 
-# %% ../../nbs/engine/outputs.ipynb #320f2d70
+def claim_for_run(folder:Path):
+    "From here on it is no demo"
+    (folder/'demo.json').unlink(missing_ok=True)
+
+# %% ../../nbs/engine/outputs.ipynb #e47af9c0
 BEAT, SILENCE = 30.0, 300.0 # seconds between signs of life; seconds without one, after which there will be none
 
 class FolderLock:
@@ -102,32 +104,46 @@ class FolderLock:
         self.released = threading.Event()
 
     def __enter__(self)->'FolderLock':
-        while not self._taken():
-            holder = self._read(self.path)
-            if holder is None: continue                     # released in this moment
-            if not self._is_gone(holder): raise FileExistsError(self._refusal(holder))
-            self._remove(holder)
         self.heart = threading.Thread(target=self._beat, daemon=True)
-        self.heart.start()
+        try:
+            while not self._taken():
+                holder = self._read(self.path)
+                if holder is None: continue                 # released in this moment
+                if not self._is_gone(holder): raise FileExistsError(self._refusal(holder))
+                self._remove(holder)
+            self.heart.start()
+        except BaseException:                               # a signal, say
+            self._release()
+            raise
         return self
 
     def __exit__(self, *_):
         self.released.set()
         self.heart.join()
+        self._release()
+
+    def _release(self):
         if self._read(self.path) == self.own:
             self.path.unlink(missing_ok=True)
 
     def _taken(self)->bool:
         "Make the file, unless there is one"
         try:
-            with open(self.path, 'x') as f:
-                f.write(json.dumps(self.own))
-            return True
+            f = open(self.path, 'x')
         except FileExistsError:
             return False
         except OSError as e:
+            raise self._not_written(e) from None
+        try:
+            with f:
+                f.write(json.dumps(self.own))
+            return True
+        except BaseException as e:                          # a full disk or a signal: no half lock stays
             self.path.unlink(missing_ok=True)
-            raise OSError(f"cannot write to {self.folder}: {e.strerror or e}; choose another --out") from None
+            raise self._not_written(e) if isinstance(e, OSError) else e from None
+
+    def _not_written(self, e:OSError)->OSError:
+        return OSError(f"cannot write to {self.folder}: {e.strerror or e}; choose another --out")
 
     def _read(self, path:Path)->dict|None:
         "Who holds it; {} where that cannot be read, None where there is no lock"

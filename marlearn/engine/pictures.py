@@ -72,16 +72,18 @@ def write_cache(
     try:
         remove_leftovers(Path(folder).parent)
         with atomic_folder(folder, keep=True) as new:
-            size = math.prod(shape)
-            if shutil.disk_usage(new).free < size: raise OSError(f"{size/1e9:.1f} GB are needed, more than is free")
+            size, free = math.prod(shape), shutil.disk_usage(new).free
+            if free < size: raise OSError(f"{size/1e9:.2g} GB are needed, and {free/1e9:.2g} GB are free")
             images = _Rows(new/'images.npy', shape)
             labels, filled = np.full(shape[0], -1, np.int64), np.zeros(shape[0], bool)
+            (new/'room').write_bytes(bytes(labels.nbytes + (1 << 16)))      # kept for what is written at the end
             with closing(images):
                 for row, picture, label in pictures:
                     images[row], labels[row], filled[row] = picture, label, True
                 for row, old_row in enumerate(np.flatnonzero(filled)):
                     if row != old_row:
                         images.move(old_row, row)
+            (new/'room').unlink()
             np.save(new/'labels.npy', labels[filled])
             (new/'meta.json').write_text(json.dumps(meta))
             (new/'checksums.json').write_text(json.dumps({name: file_hash(new/name) for name in _CACHED}))
@@ -463,6 +465,7 @@ def download_cifar10()->Path|None:
         cache_dir().mkdir(parents=True, exist_ok=True)
         remove_leftovers(cache_dir())
         unfinished = unfinished_path(cache_dir()/Official.filename)
+        unfinished.mkdir()
         try:
             download_url(Official.url, str(unfinished), Official.filename, Official.tgz_md5)
             os.replace(unfinished/Official.filename, cache_dir()/Official.filename)

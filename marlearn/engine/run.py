@@ -261,7 +261,8 @@ class StopRequested(Exception):
     "The run was asked to stop, and everything is saved"
 
 class StopAtOnce(KeyboardInterrupt):
-    "The run was asked to stop before its first step, so that there is nothing to save"
+    "A scheduler asked the run to stop before its first step, so that there is nothing to save"
+    status = 75 # EX_TEMPFAIL, of the process: the job is put back
 
 def check_parts(
     train:TrainConfig,
