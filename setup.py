@@ -8,6 +8,8 @@ config = ConfigParser(delimiters=['='])
 config.read(HERE/'settings.ini', encoding='utf-8')
 c = config['DEFAULT']
 
+EXTRAS = ('metrics', 'tensorboard', 'dev', 'book', 'browser')
+
 def lines(key): return [line.strip() for line in c[key].splitlines() if line.strip()]
 
 setup(
@@ -26,6 +28,6 @@ setup(
     package_data={'marlearn': ['py.typed'], 'marlearn.pretrained': ['**/*']},
     zip_safe=False,
     install_requires=lines('requirements'),
-    extras_require={extra: lines(f'{extra}_requirements') for extra in ('metrics', 'dev', 'book', 'browser')},
+    extras_require={extra: lines(f'{extra}_requirements') for extra in EXTRAS},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['marlearn=marlearn._modidx:d']},
 )

@@ -8,7 +8,7 @@ __all__ = ['LONG_SILENCE', 'cache_dir', 'pretrained', 'process_mark', 'is_runnin
            'read_weights', 'load_weights']
 
 # %% ../nbs/engine/files.ipynb #ff7ff221
-import functools, hashlib, json, os, re, shutil, socket, subprocess, time, uuid, zlib
+import functools, hashlib, json, os, re, shutil, socket, subprocess, time, uuid, warnings, zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +39,7 @@ def pretrained(
         if (place/name).exists(): return place/name
     raise FileNotFoundError(f"no shipped model is called {name!r} (looked in {places[0]} and {places[1]})")
 
-# %% ../nbs/engine/files.ipynb #950ac5bc
+# %% ../nbs/engine/files.ipynb #ec2b419a
 @functools.cache
 def _machine()->str:
     "Processes with the same answer see each other's numbers: one host, one start of its system, one container"
@@ -88,7 +88,7 @@ def is_running(
     if now == '': return False
     return None if now is None or start == 'unknown' else now == start
 
-# %% ../nbs/engine/files.ipynb #398ce88f
+# %% ../nbs/engine/files.ipynb #6611b8cd
 LONG_SILENCE = 3600 # seconds without a change, after which nobody on another machine is still writing
 
 def unfinished_path(
@@ -136,13 +136,18 @@ def atomic_file(
     finally:
         unfinished.unlink(missing_ok=True)
 
-def _check_nothing_is_lost(old:Path, new:Path):
-    "Refuse to put a folder in the place of one that holds other things as well"
-    if not old.is_dir(): raise FileExistsError(f"{old} is a file, and a folder is to be written: choose another place")
-    others = sorted({f.name for f in old.iterdir() if f.name[0] != '.'} - {f.name for f in new.iterdir()})
-    if others:
-        some = ', '.join(others[:3]) + (', ...' if len(others) > 3 else '')
-        raise FileExistsError(f"{old} holds other things ({some}), which would be lost: choose another place")
+def _make_way(old:Path, new:Path):
+    "Something else stands where a folder shall stand: it goes aside, and is not deleted"
+    others = [old.name]
+    if old.is_dir():
+        others = sorted({f.name for f in old.iterdir() if f.name[0] != '.'} - {f.name for f in new.iterdir()})
+    if not others: return
+    number = 1
+    while (aside := old.with_name(f'{old.name}.before-{number}')).exists():
+        number += 1
+    os.rename(old, aside)
+    some = ', '.join(others[:3]) + (', ...' if len(others) > 3 else '')
+    warnings.warn(f"{old} held other things ({some}): it was moved to {aside}")
 
 @contextmanager
 def atomic_folder(
@@ -157,7 +162,8 @@ def atomic_folder(
     try:
         yield unfinished
         if folder.exists() and not keep:
-            _check_nothing_is_lost(folder, unfinished)
+            _make_way(folder, unfinished)
+        if folder.exists() and not keep:
             os.replace(folder, unfinished/'.replaced')
         try:
             os.replace(unfinished, folder)

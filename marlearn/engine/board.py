@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['check_tensorboard', 'Board']
 
-# %% ../../nbs/engine/board.ipynb #85ed19f9
+# %% ../../nbs/engine/board.ipynb #c69ad137
 import importlib.util
 import warnings
 from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# %% ../../nbs/engine/board.ipynb #d6ca3367
+# %% ../../nbs/engine/board.ipynb #b91a8ecd
 def check_tensorboard():
     "Refuse to begin where it is not installed"
     if importlib.util.find_spec('tensorboard') is None:

@@ -201,10 +201,12 @@ class Train(RunConfig):
         from marlearn.engine.run import check_parts, check_same_run, fit
         out, is_first = self.out, processes.rank == 0
         check_parts(self.train, processes)
-        processes.barrier() # the first process has the lock, so no other run makes checkpoints any more
+        with processes.report_missing_rank(0):
+            processes.barrier() # the first process has the lock, so no other run makes checkpoints any more
         checkpoint = self.checkpoint_to_resume(out)
         check_for_run(out, resumed=checkpoint is not None)
-        processes.barrier() # all have looked
+        with processes.report_missing_rank(0):
+            processes.barrier() # all have looked
         device = processes.device or pick_device()
         dtype, why = pick_precision(device, self.train.precision)
         data, tokenizer, pictures = self.open_data(device, checkpoint)
