@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['check_tensorboard', 'Board']
 
-# %% ../../nbs/engine/board.ipynb #c69ad137
+# %% ../../nbs/engine/board.ipynb #0bc3b2fe
 import importlib.util
 import warnings
 from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# %% ../../nbs/engine/board.ipynb #b91a8ecd
+# %% ../../nbs/engine/board.ipynb #b5b6ab9f
 def check_tensorboard():
     "Refuse to begin where it is not installed"
     if importlib.util.find_spec('tensorboard') is None:
