@@ -39,7 +39,7 @@ def pretrained(
         if (place/name).exists(): return place/name
     raise FileNotFoundError(f"no shipped model is called {name!r} (looked in {places[0]} and {places[1]})")
 
-# %% ../nbs/engine/files.ipynb #1aa973dd
+# %% ../nbs/engine/files.ipynb #ec2b419a
 @functools.cache
 def _machine()->str:
     "Processes with the same answer see each other's numbers: one host, one start of its system, one container"
@@ -88,7 +88,7 @@ def is_running(
     if now == '': return False
     return None if now is None or start == 'unknown' else now == start
 
-# %% ../nbs/engine/files.ipynb #ba7c90a7
+# %% ../nbs/engine/files.ipynb #6611b8cd
 LONG_SILENCE = 3600 # seconds without a change, after which nobody on another machine is still writing
 
 def unfinished_path(

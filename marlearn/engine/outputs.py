@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'LOCK', 'BEAT', 'SILENCE', 'holds', 'other_files', 'check_empty', 'check_replaceable', 'claim_for_demo',
            'check_for_run', 'claim_for_run', 'FolderLock']
 
-# %% ../../nbs/engine/outputs.ipynb #e06007fa
+# %% ../../nbs/engine/outputs.ipynb #50f73416
 import getpass
 import json
 import os
@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from ..files import is_running, process_mark, unfinished_path, write_json
 
-# %% ../../nbs/engine/outputs.ipynb #fa2322df
+# %% ../../nbs/engine/outputs.ipynb #c88c1fd3
 KINDS = {'demo.json': 'the results of a demo', 'tokenizer.json': 'a tokenizer', 'plan.json': 'cached latents',
          'pictures.json': 'drawn pictures', 'state.json': 'a checkpoint', 'checkpoints': 'a training run'}
 
@@ -64,7 +64,7 @@ def check_replaceable(
     if not isinstance(found, dict) or not set(keys) <= found.keys():
         raise FileExistsError(f"{path} is there already, and no earlier result of this command: choose another --out")
 
-# %% ../../nbs/engine/outputs.ipynb #5c86923c
+# %% ../../nbs/engine/outputs.ipynb #2c2122e6
 def claim_for_demo(folder:Path):
     "Refuse a folder that holds anything but a demo, and mark it as one"
     if not (folder/'demo.json').exists():
@@ -84,7 +84,7 @@ def claim_for_run(folder:Path):
     "From here on it is no demo"
     (folder/'demo.json').unlink(missing_ok=True)
 
-# %% ../../nbs/engine/outputs.ipynb #aeeee491
+# %% ../../nbs/engine/outputs.ipynb #a004d237
 BEAT, SILENCE = 30.0, 300.0 # seconds between signs of life; seconds without one, after which there will be none
 
 class FolderLock:
