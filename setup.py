@@ -10,6 +10,8 @@ config = ConfigParser(delimiters=['='])
 config.read(HERE/'settings.ini', encoding='utf-8')
 c = config['DEFAULT']
 
+EXTRAS = ('metrics', 'tensorboard', 'dev', 'book', 'browser')
+
 def lines(key): return [line.strip() for line in c[key].splitlines() if line.strip()]
 
 PLACES = {'Source': '', 'Issues': 'issues', 'Changes': f"blob/{c['branch']}/CHANGELOG.md"}
@@ -43,6 +45,6 @@ setup(
     cmdclass={'build_py': BuildWithModels},
     zip_safe=False,
     install_requires=lines('requirements'),
-    extras_require={extra: lines(f'{extra}_requirements') for extra in ('metrics', 'dev', 'book', 'browser')},
+    extras_require={extra: lines(f'{extra}_requirements') for extra in EXTRAS},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['marlearn=marlearn._modidx:d']},
 )

@@ -183,8 +183,8 @@ def run_command(name:str, argv:list[str]):
         _fail(f'error: not enough memory: ask for fewer or smaller pictures at a time ({reason})', 2)
     except stop_requested as e:
         _fail(f'{e}; go on with --resume', 75) # EX_TEMPFAIL: schedulers put the job back
-    except KeyboardInterrupt:
-        _fail('stopped; what was saved is intact', 130)
+    except KeyboardInterrupt as e:
+        _fail(str(e) or 'stopped; what was saved is intact', getattr(e, 'status', 130))
 
 def main(argv:list[str]|None=None):
     "Entry point of the `marlearn` command"

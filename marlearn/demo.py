@@ -124,10 +124,9 @@ About {length} on {device} in {precision} ({why}).
 class _Demo:
     "One run of the demo: what its stages hand on to each other"
     def __init__(self, config:DemoConfig):
-        from marlearn.engine.drawing import check_writable
         from marlearn.engine.hardware import pick_device, pick_precision
         self.config, self.clock, self.seed = config, Stopwatch(), config.run.train.seed
-        self.out, self.device = check_writable(config.out), pick_device()
+        self.out, self.device = config.out, pick_device()
         self.dtype, why = pick_precision(self.device, config.run.train.precision)
         torch.manual_seed(self.seed)
         length = f'{config.minutes:g} minutes' if config.steps is None else f'{config.steps} training steps'
@@ -208,9 +207,9 @@ class _Demo:
             save_class_grid(page, self.which, self.data.classes, self.out/f'samples-step-{step:06d}.png',
                             f'after {step} steps')
         for old in self.out.glob('checkpoints/step-*'):
-            shutil.rmtree(old) # an earlier demo's must not pass for ours
-        for old in self.out.glob('samples-step-*.png'):
-            old.unlink()
+            shutil.rmtree(old) # an earlier demo's (demo.json tells) must not pass for ours
+        for old in (*self.out.glob('samples-step-*.png'), self.out/'log.jsonl'):
+            old.unlink(missing_ok=True)
         self.ema, self.log = fit(self.model, self.tokens, self.run, self.out, tokenizer=self.tokenizer,
                                  classes=self.data.classes, device=self.device, on_sample=write_samples)
         self.clock.lap('train')
@@ -265,7 +264,13 @@ def demo(
     config:DemoConfig=DemoConfig(),
 )->dict: # the report that is also written to report.json
     "Pictures in, a trained model and its own pictures out"
-    job = _Demo(config)
+    from marlearn.engine.drawing import check_writable
+    from marlearn.engine.outputs import claim_for_demo, FolderLock
+    with FolderLock(check_writable(config.out), 'marlearn demo'):
+        claim_for_demo(config.out)
+        return _work(_Demo(config))
+
+def _work(job:_Demo)->dict:
     job.find_pictures()
     job.make_tokenizer()
     job.encode()

@@ -30,12 +30,12 @@ def front_cell()->str:
         '([report](../data/pretrained/mar/report.json)). [All ten classes](images/samples.png): its cats and frogs are '
         'guesses.*', '',
         '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
-        f'This trains a model before your eyes and draws with it, in {DemoConfig().minutes:g} minutes after the set-up, '
-        'which downloads PyTorch and takes about 8 GB of disk. You need Python 3.10 or newer. A GPU is used if there is '
-        'one, and not missed if there is none.', '',
+        f'This trains a model before your eyes and draws with it, in {DemoConfig().minutes:g} minutes after the '
+        'set-up, which downloads PyTorch and takes about 8 GB of disk. You need Python 3.10 or newer. A GPU is used if there '
+        'is one, and not missed if there is none.', '',
         '| learn | run |', '|---|---|',
-        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.0f} hours '
-        'of reading and running, on a laptop. | What the lessons build *is* the library: from the demo to the paper\'s '
+        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.0f} '
+        'hours of reading and running, on a laptop. | What the lessons build *is* the library: from the demo to the paper\'s '
         'ImageNet models on many GPUs. |',
         '| `make lab`, and open [lesson 00](00_start.ipynb) | `marlearn sample`, `marlearn train --data my-pictures`, '
         '`marlearn import` for official weights: [the command line](#the-command-line) |'])
@@ -52,8 +52,8 @@ def status_cell()->str:
         'Equal to the official release, to rounding': 'outputs and gradients of the masked model, the diffusion loss, '
             'the sampler and the KL autoencoder, and the names of all weights: compared with values recorded from the '
             'release ([lesson 20](20_official.ipynb), `tests/test_parity.py`)',
-        'Tested with every change': 'every notebook, run from top to bottom; a run that is killed and resumed ends with '
-            'the same weights, bit for bit; damaged files are refused',
+        'Tested with every change': 'every notebook, run from top to bottom; a run that is killed and resumed ends '
+            'with the same weights, bit for bit; damaged files are refused',
         'Rehearsed on CPUs, with two or three processes': 'training on several GPUs and machines, whole or in pieces; '
             'encoding, drawing and evaluating together; processes that die or hang (`tests/test_distributed.py`)',
         'Run on a GPU': '**not yet**. `tests/test_gpu.py` waits for one; here it runs on a pretended device',

@@ -3,7 +3,8 @@
 # Before it, once:
 #   torchrun --nproc_per_node=8 -m marlearn cache --data imagenet/ --split train --tokenizer kl16/ --out latents/ \
 #       --batch-size 128
-# When the time limit comes near, SLURM sends SIGTERM to all processes and the run saves its state. It has 240 seconds
+# When the time limit comes near, SLURM sends SIGTERM to all processes and the run saves its state. (So it does on
+# USR1, USR2, HUP and INT, but torchrun passes only TERM on to its processes in every version of PyTorch.) It has 240 seconds
 # for that (--shutdown_timeout needs a recent PyTorch, older ones give 30). The last line requeues the job.
 #SBATCH --job-name=mar-l
 #SBATCH --nodes=4

@@ -14,7 +14,7 @@ from PIL import Image
 from marlearn.data import load_shapes
 from marlearn.engine.latents import check_sources, compare_sources, LatentData, write_latents
 from marlearn.engine.pictures import load_path
-from marlearn.files import pretrained, read_json, write_json
+from marlearn.files import pretrained, process_mark, read_json, write_json
 from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 from marlearn.train import encode_data, step_generator
 
@@ -127,12 +127,18 @@ def test_a_changed_character_in_what_describes_the_cache_is_noticed_and_can_be_m
 
 def test_what_a_kill_left_of_another_processs_shard_is_not_touched(folder, tmp_path):
     make(tmp_path/'out', folder, rank=0, world_size=2)
-    theirs, ours = (tmp_path/f'out/shard-0000{k}.unfinished-1' for k in (1, 0))
-    for f in (theirs, ours):
-        f.write_bytes(b'half')
+    machine, pid, start = process_mark().split('-')
+    def half(owner, k):
+        file = tmp_path/f'out/shard-0000{k}.npy.unfinished-{owner}-x'
+        file.write_bytes(b'half')
+        return file
+    elsewhere, alive = half('elsewhere-999999-1', 0), half(f'{machine}-{pid}-{start}', 0)
+    dead, of_0_1, long_ago = half(f'{machine}-{pid}-1', 0), half('999999', 0), half('elsewhere-999999-2', 1)
+    os.utime(long_ago, (time.time() - 2*3600,)*2)
     (tmp_path/'out/shard-00000.json').unlink()
     make(tmp_path/'out', folder, rank=0, world_size=2)
-    assert theirs.exists() and not ours.exists()
+    left = set(tmp_path.glob('out/*unfinished*'))
+    assert left == {elsewhere, alive, of_0_1} and not {dead, long_ago} & left
 
 def test_no_room_is_said_before_anything_is_written(folder, tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda p: type('Usage', (), {'free': 1000})())

@@ -14,7 +14,7 @@ from marlearn.metrics import (
     as_saved, cifar10_classifier, ClassifierExtractor, extract, Extractor, frechet_distance, frechet_floor,
     inception_score, kernel_distance, PixelExtractor, precision_recall, reference_statistics, result_name,
     SmallClassifier, Statistics)
-from marlearn.files import pretrained, save_weights
+from marlearn.files import pretrained, process_mark, save_weights
 from marlearn.tokenizers import PixelTokenizer
 
 def gaussian(F, g, rank=None):
@@ -430,7 +430,8 @@ def test_picture_folder_shared_killed_and_damaged(model, tmp_path):
         other.fill(rank, 3, quiet=True)
     assert [other.done(k) for k in range(5)] == [True, True, False, True, True]
     with pytest.raises(TimeoutError, match='1 batches are missing, those of rank 2'): other.wait(3, timeout=.05)
-    left = other.files[0].with_name('.0000000.png.unfinished-1')
+    machine, pid, _ = process_mark().split('-')
+    left = other.files[0].with_name(f'0000000.png.unfinished-{machine}-{pid}-1-x')             # a process that is gone
     left.write_bytes(b'half')
     other.files[3].unlink()
     other.files[9].write_bytes(other.files[9].read_bytes()[:-60])

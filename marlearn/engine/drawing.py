@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from ..files import atomic_file
 from ..generate import generate
 from ..mar import ImageModel
 from ..plot import cover_hidden, image_grid, save_animation, show_images
@@ -30,8 +31,9 @@ def check_writable(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 16)) # an empty file fits on a full disk
+            probe.flush()
     except OSError as e:
         raise OSError(f"cannot write to {folder}: {e.strerror or e}; choose another place with --out") from None
     return folder
@@ -90,10 +92,14 @@ def draw_grid(
 def save_figure(fig, path:Path):
     "Write a figure and forget it"
     import matplotlib.pyplot as plt
+    kind = Path(path).suffix.removeprefix('.')
     try:
-        with warnings.catch_warnings():
+        with atomic_file(path) as new, warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Glyph')          # the font lacks a letter of a class name
-            fig.savefig(path, dpi=150, bbox_inches='tight', pad_inches=.05, metadata={'Software': 'marlearn'})
+            fig.savefig(new, format=kind, dpi=150, bbox_inches='tight', pad_inches=.05,
+                        metadata={'Software': 'marlearn'})
+    except OSError as e:
+        raise OSError(f"{path} could not be written: {e.strerror or e}") from None
     finally:
         plt.close(fig)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FidelityExtractor', 'inception', 'dinov2', 'measure_tokenizer', 'fingerprint', 'draw_batch', 'folder_names',
-           'PictureFolder', 'cached_features', 'check_classes', 'evaluate']
+           'PictureFolder', 'cached_features', 'check_classes', 'check_request', 'evaluate']
 
 # %% ../../nbs/engine/evaluation.ipynb #53158b76
 import hashlib, io, json, os, pickle, re, shutil, sys, time, unicodedata, warnings, zlib
@@ -24,6 +24,8 @@ from ..mar import ImageModel
 from ..metrics import (
     as_bytes, as_saved, cifar10_classifier, extract, extract_batches, Extractor, frechet_floor, inception_score,
     join_batches, kernel_distance, precision_recall, result_name, Statistics)
+from .outputs import check_empty
+from ..files import atomic_file, remove_leftovers
 from ..tokenizers import Tokenizer
 from ..train import step_generator
 from ..vae import psnr, ssim
@@ -243,6 +245,7 @@ class PictureFolder:
             if self.folder.exists() and any(self.folder.rglob('*.png')):
                 raise FileExistsError(f"{self.folder} already holds pictures, and no pictures.json that says which: "
                                       "choose another folder")
+            check_empty(self.folder, 'drawn pictures')
             return self._write(plan, lambda f: f.write_text(json.dumps(about), encoding='utf-8'))
         try:
             before = json.loads(plan.read_text(encoding='utf-8'))
@@ -257,16 +260,13 @@ class PictureFolder:
 
     def _write(self, file:Path, write:Callable):
         "A whole file or none"
-        new = file.with_name(f'.{file.name}.unfinished-{os.getpid()}')
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write(new)
-            os.replace(new, file)
+            with atomic_file(file) as new:
+                write(new)
         except OSError as e:
             raise OSError(f"{file} could not be written: {e.strerror or e}; what is finished is kept: make room, "
                           "and run the same command again") from None
-        finally:
-            new.unlink(missing_ok=True)
 
     def draw(self, k:int):
         "Draw batch k and keep it"
@@ -326,8 +326,7 @@ class PictureFolder:
                                    f"batches are missing, those of rank {ranks}: run the same command again, "
                                    "what is finished is kept")
             time.sleep(min(1.0, timeout/10))
-        for left in self.folder.rglob('.*.unfinished-*'):                       # of processes that were killed
-            left.unlink(missing_ok=True)
+        remove_leftovers(self.folder, '**/*')
 
 # %% ../../nbs/engine/evaluation.ipynb #568de19f
 def _write_features(folder, data, extractor, batch_size, device, quiet):
@@ -404,20 +403,23 @@ def check_classes(
                      "measure how far these are from being the same. Give a reference of the model's classes, or "
                      "measure all the same with --any-reference (any_classes=True)")
 
-def _check_request(C, reference, n, seeds, batch_size, folder, world_size, any_classes, options):
+def check_request(
+    C:int, # classes
+    *,
+    n:int, # pictures to draw for each seed
+    seeds:Sequence[int],
+    batch_size:int,
+    folder:Path|None, # for the pictures
+    world_size:int, # processes
+):
+    "Refuse what cannot be measured, as far as it can be told without the reference"
     if n < 2 or n % C:
         raise ValueError(f"n={n} must be a multiple of the {C} classes, so that each is drawn equally often: "
                          f"{max(C, round(n/C)*C)}, say")
-    if isinstance(reference, ImageData) and n < 4:
-        raise ValueError(f"n={n}: precision and recall need at least 4 pictures")
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"seeds={seeds} must be at least one, and different")
     if batch_size < 1: raise ValueError(f"batch_size={batch_size} must be at least 1")
     if world_size > 1 and folder is None:
         raise ValueError("several processes need a folder in which to find each other's pictures")
-    wrong = sorted({'generator', 'callback', 'known', 'hidden'} & options.keys())
-    if wrong: raise ValueError(f"{', '.join(wrong)}: evaluate sets or excludes these itself")
-    check_classes(C, reference, any_classes)
-
 @torch.no_grad()
 def _check_sizes(model, tokenizer, extractor, reference, real):
     "Do model, tokenizer, extractor and reference fit together? Found out with one blank picture"
@@ -513,7 +515,12 @@ def evaluate(
     "Draw n pictures with each of several seeds, classes exactly balanced, and measure how far from the reference"
     started, C, device = time.perf_counter(), model.config.n_classes, next(model.parameters()).device
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    _check_request(C, reference, n, seeds, batch_size, folder, world_size, any_classes, options)
+    check_request(C, n=n, seeds=seeds, batch_size=batch_size, folder=folder, world_size=world_size)
+    if isinstance(reference, ImageData) and n < 4:
+        raise ValueError(f"n={n}: precision and recall need at least 4 pictures")
+    wrong = sorted({'generator', 'callback', 'known', 'hidden'} & options.keys())
+    if wrong: raise ValueError(f"{', '.join(wrong)}: evaluate sets or excludes these itself")
+    check_classes(C, reference, any_classes)
     extractor, tokenizer = (extractor or cifar10_classifier()).to(device), tokenizer.to(device)
     _check_sizes(model, tokenizer, extractor, reference, real)
 

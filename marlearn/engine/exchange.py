@@ -173,18 +173,15 @@ def write_file(
     out:Path, # .safetensors, else written by `torch.save`
 )->None:
     "A whole file or none"
-    from marlearn.files import save_weights
-    unfinished = out.with_name(f'.{out.name}.unfinished-{os.getpid()}')
+    from marlearn.files import atomic_file, save_weights
     try:
-        if out.suffix == '.safetensors':
-            save_weights(tensors, unfinished)
-        else:
-            torch.save(tensors, unfinished)
-        os.replace(unfinished, out)
+        with atomic_file(out) as unfinished:
+            if out.suffix == '.safetensors':
+                save_weights(tensors, unfinished)
+            else:
+                torch.save(tensors, unfinished)
     except RuntimeError as e: # torch.save says so of a full disk
         raise OSError(f"{out} could not be written: {str(e).splitlines()[0]}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 def check_ending(out:Path, endings:tuple[str, ...])->None:
     "The kind of file follows from its ending"

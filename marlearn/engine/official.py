@@ -205,7 +205,7 @@ _SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
 def _read_settings(path:Path)->dict:
     "A JSON file with settings"
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, OSError) as e:
         raise ValueError(f"{path} cannot be read: {e}") from None
     if not isinstance(settings, dict): raise ValueError(f"{path} holds no settings by name")

@@ -9,27 +9,59 @@ __all__ = ['PICTURE_FORMATS', 'PICTURE_ENDINGS', 'UNREAD_ENDINGS', 'CIFAR10', 'H
            'find_cifar10', 'load_data']
 
 # %% ../../nbs/engine/pictures.ipynb #3ca1c2b8
-import hashlib, io, json, math, os, pickle, posixpath, shutil, socket, sys, tarfile, tempfile, unicodedata, warnings
+import errno, hashlib, io, json, math, os, pickle, posixpath, shutil, socket, sys, tarfile, unicodedata, warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 import marlearn
 from ..data import centre_crop, check_split, ImageData, shape_chunks, SHAPES, SPLIT_SIZES
-from ..files import atomic_folder, cache_dir, file_hash, user_path
+from ..files import atomic_folder, cache_dir, file_hash, remove_leftovers, unfinished_path, user_path
 
 # %% ../../nbs/engine/pictures.ipynb #9a06c5c2
 _CACHED = ('images.npy', 'labels.npy', 'meta.json')
 
-def _close_gaps(folder, images, filled):
-    "Keep the rows of `images` that were filled, one by one: all of them may not fit in memory"
-    whole = np.lib.format.open_memmap(folder/'whole.npy', 'w+', np.uint8, (int(filled.sum()), *images.shape[1:]))
-    for row, old_row in enumerate(np.flatnonzero(filled)):
-        whole[row] = images[old_row]
-    whole.flush()
-    os.replace(folder/'whole.npy', folder/'images.npy')
+class _Rows:
+    """An array of bytes in a file, written row by row. Its whole space is taken first: a disk that is too small says so
+    before the work, and not in the middle of it. A mapped array would end the process instead."""
+    def __init__(self, path:Path, shape:tuple):
+        self.row_bytes = math.prod(shape[1:])
+        self.file = open(path, 'w+b')
+        header = {'descr': '|u1', 'fortran_order': False, 'shape': tuple(map(int, shape))}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.file.flush()
+        self.start = self.file.tell()
+        self._reserve(self.start + math.prod(shape))
+
+    def _reserve(self, size:int):
+        try:
+            os.posix_fallocate(self.file.fileno(), 0, size)
+            return
+        except AttributeError:
+            pass                                                    # not every system has it
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS): raise        # not every file system
+        zeros = bytes(1 << 20)
+        for at in range(self.start, size, len(zeros)):
+            self.file.write(zeros[:size - at])
+
+    def __setitem__(self, row:int, pixels:np.ndarray):
+        self.file.seek(self.start + int(row)*self.row_bytes)
+        self.file.write(np.ascontiguousarray(pixels, np.uint8).tobytes())
+
+    def move(self, old:int, new:int):
+        self.file.seek(self.start + int(old)*self.row_bytes)
+        content = self.file.read(self.row_bytes)
+        self.file.seek(self.start + int(new)*self.row_bytes)
+        self.file.write(content)
+
+    def close(self):
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
 def write_cache(
     folder:Path, # the finished cache's place; one that is there already stays
@@ -39,22 +71,26 @@ def write_cache(
 ):
     "Write pictures into a memory-mapped array, with a checksum of every file"
     try:
+        remove_leftovers(Path(folder).parent)
         with atomic_folder(folder, keep=True) as new:
-            size = math.prod(shape)
-            if shutil.disk_usage(new).free < size: raise OSError(f"{size/1e9:.1f} GB are needed, more than is free")
-            images = np.lib.format.open_memmap(new/'images.npy', 'w+', np.uint8, shape)
+            size, free = math.prod(shape), shutil.disk_usage(new).free
+            if free < size: raise OSError(f"{size/1e9:.2g} GB are needed, and {free/1e9:.2g} GB are free")
+            images = _Rows(new/'images.npy', shape)
             labels, filled = np.full(shape[0], -1, np.int64), np.zeros(shape[0], bool)
-            for row, picture, label in pictures:
-                images[row], labels[row], filled[row] = picture, label, True
-            images.flush()
-            if not filled.all():
-                _close_gaps(new, images, filled)
+            (new/'room').write_bytes(bytes(labels.nbytes + (1 << 16)))      # kept for what is written at the end
+            with closing(images):
+                for row, picture, label in pictures:
+                    images[row], labels[row], filled[row] = picture, label, True
+                for row, old_row in enumerate(np.flatnonzero(filled)):
+                    if row != old_row:
+                        images.move(old_row, row)
+            (new/'room').unlink()
             np.save(new/'labels.npy', labels[filled])
             (new/'meta.json').write_text(json.dumps(meta), encoding='utf-8')
             checksums = {name: file_hash(new/name) for name in _CACHED}
             (new/'checksums.json').write_text(json.dumps(checksums), encoding='utf-8')
     except OSError as e:
-        remedy = 'set MARLEARN_CACHE to a folder that can be written'
+        remedy = 'make room, or set MARLEARN_CACHE to a folder that can be written'
         raise OSError(f"the image cache {folder} could not be written ({e}); {remedy}") from e
 
 # %% ../../nbs/engine/pictures.ipynb #81698d48
@@ -69,7 +105,7 @@ def read_cache(
         for name in _CACHED:
             if file_hash(folder/name) != checksums[name]: raise ValueError(f"{name} does not match its checksum")
         images, labels = np.load(folder/'images.npy', mmap_mode='r'), np.load(folder/'labels.npy')
-        return images, labels, json.loads((folder/'meta.json').read_text(encoding='utf-8'))
+        return images[:len(labels)], labels, json.loads((folder/'meta.json').read_text(encoding='utf-8'))
     except (OSError, ValueError, KeyError, TypeError) as e:
         warnings.warn(f"the image cache {folder} is damaged ({e}); it is made again")
         shutil.rmtree(folder, ignore_errors=True)
@@ -554,9 +590,14 @@ def download_cifar10()->Path|None:
     try:
         socket.setdefaulttimeout(10)
         cache_dir().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir()) as unfinished:
-            download_url(Official.url, unfinished, Official.filename, Official.tgz_md5)
-            os.replace(Path(unfinished, Official.filename), cache_dir()/Official.filename)
+        remove_leftovers(cache_dir())
+        unfinished = unfinished_path(cache_dir()/Official.filename)
+        unfinished.mkdir()
+        try:
+            download_url(Official.url, str(unfinished), Official.filename, Official.tgz_md5)
+            os.replace(unfinished/Official.filename, cache_dir()/Official.filename)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     except (OSError, RuntimeError) as e:
         print(f'CIFAR-10 could not be downloaded: {e}', file=sys.stderr)
     finally:
