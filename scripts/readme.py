@@ -31,12 +31,12 @@ def front_cell()->str:
         'guesses.*', '',
         '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
         f'This trains a model before your eyes and draws with it, in {DemoConfig().minutes:g} minutes after the '
-        'set-up, which downloads PyTorch and takes about 8 GB of disk. You need Python 3.10 or newer. A GPU is used if there '
-        'is one, and not missed if there is none.', '',
+        'set-up, which downloads PyTorch and takes about 8 GB of disk. You need Python 3.10 or newer. A GPU is used if '
+        'there is one, and not missed if there is none.', '',
         '| learn | run |', '|---|---|',
         f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.0f} '
-        'hours of reading and running, on a laptop. | What the lessons build *is* the library: from the demo to the paper\'s '
-        'ImageNet models on many GPUs. |',
+        'hours of reading and running, on a laptop. | What the lessons build *is* the library: from the demo to the '
+        'paper\'s ImageNet models on many GPUs. |',
         '| `make lab`, and open [lesson 00](00_start.ipynb) | `marlearn sample`, `marlearn train --data my-pictures`, '
         '`marlearn import` for official weights: [the command line](#the-command-line) |'])
 

@@ -621,18 +621,15 @@ class Evaluate:
         extractor = get_extractor(self.features, self.weights)
         c, folder = open_checkpoint(self.checkpoint, self.raw, device)
         side = round(c.model.config.n_tokens**.5)*c.tokenizer.stride*c.tokenizer.patch
-        data = self.reference_of(c, folder)
-        reference, real = load_reference(data, self.split, side, self.any_reference)
-        check_classes(len(c.classes), reference, self.any_reference)
-        self.compare_classes(reference, c.classes, folder)
-        options = {name: getattr(self, name) for name in SAMPLING} | {'cfg_scale': self.cfg_scale}
         pictures = self.pictures
         if pictures is None and world_size > 1:
             pictures = self.out.with_name(f'{self.out.stem}-pictures')
         check_request(c.model.config.n_classes, n=self.n, seeds=range(self.seeds), batch_size=self.batch_size,
                       folder=pictures, world_size=world_size) # now, before pictures are decoded
-        reference, real = load_reference(self.data, self.split, side)
-        self.check_classes(reference, c.classes, folder)
+        data = self.reference_of(c, folder)
+        reference, real = load_reference(data, self.split, side, self.any_reference)
+        check_classes(len(c.classes), reference, self.any_reference)
+        self.compare_classes(reference, c.classes, folder)
         options = {name: getattr(self, name) for name in SAMPLING} | {'cfg_scale': self.cfg_scale}
         compile_to_draw(c.model, self.compile, device, torch.float32, self.n*self.seeds//world_size, options)
         result = evaluate(c.model, c.tokenizer, reference, n=self.n, seeds=self.seeds, extractor=extractor,

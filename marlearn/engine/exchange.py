@@ -8,7 +8,6 @@ __all__ = ['check_new', 'check_space', 'bytes_of', 'distinct', 'class_names', 'r
            'ImportVae', 'ExportMar', 'ExportVae', 'Import', 'Export']
 
 # %% ../../nbs/engine/exchange.ipynb #f4f71194
-import os
 import shutil
 import warnings
 from collections import Counter
