@@ -14,20 +14,25 @@ def source(cell:dict)->str: return ''.join(cell['source'])
 
 def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
 
+def versions_line()->str:
+    "What scripts/try_versions.py saw, if it has been run"
+    if not (results/'versions.json').exists(): return ''
+    rows = load(results/'versions.json')['rows']
+    (low, old), (high, new) = ((r['python'], r['versions']['torch'].split('+')[0]) for r in (rows[0], rows[-1]))
+    return (f'\n\nPython {low} to {high} and torch {old} to {new} are seen to pass the tests of the library, the oldest '
+            'with the oldest of everything else it needs ([result](../benchmarks/results/versions.json), by '
+            '`python scripts/try_versions.py`).')
+
 def install_cell()->str:
     "The cell of the index that tells how the library gets into an environment of one's own"
-    s, rows = read_settings(), load(results/'versions.json')['rows']
+    s = read_settings()
     url, name = s['repo_url'], s['lib_name']
-    (low, old), (high, new) = ((r['python'], r['versions']['torch'].split('+')[0]) for r in (rows[0], rows[-1]))
     return '\n'.join(['## Install without a clone', '',
         'For programs of your own the library is enough; the small models are inside.', '',
         '```', f'pip install git+{url}', '```', '',
         'For a machine without a network, make the wheels on one that has it, and take the folder along:', '',
         '```', f'pip wheel --wheel-dir wheels git+{url}',
-        f'pip install --no-index --find-links wheels {name}', '```', '',
-        f'Python {low} to {high} and torch {old} to {new} are seen to pass the tests of the library, the oldest with '
-        'the oldest of everything else it needs ([result](../benchmarks/results/versions.json), by '
-        '`python scripts/try_versions.py`).'])
+        f'pip install --no-index --find-links wheels {name}', '```']) + versions_line()
 
 def lessons_cell()->str:
     "The cell of the index that lists the lessons"
