@@ -42,9 +42,11 @@ def front_cell()->str:
 
 def supported()->str:
     "The versions that scripts/try_versions.py has seen to pass"
-    rows = [row for row in load(results/'versions.json')['rows'] if not row['failed']]
+    seen = results/'versions.json'
+    rows = [row for row in load(seen)['rows'] if not row['failed']] if seen.exists() else []
+    if not rows: return 'no versions yet'
     pairs = [f"Python {row['python']} with torch {row['versions']['torch'].split('+')[0]}" for row in rows]
-    return f"{', '.join(pairs[:-1])} and {pairs[-1]}"
+    return ' and '.join([', '.join(pairs[:-1]), pairs[-1]] if len(pairs) > 1 else pairs)
 
 def status_cell()->str:
     "The cell of the index that tells what was seen, and what was not"

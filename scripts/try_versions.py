@@ -24,7 +24,7 @@ CASES = (Case('3.10', '2.6.0', '0.21.0', lowest=True), Case('3.11', '2.6.0', '0.
          Case('3.12', '2.8.0', '0.23.0'), Case('3.13'))
 LEFT_OUT = {'test_benchmarks', 'test_distributed', 'test_exercises', 'test_package', 'test_paper', 'test_project'}
 FROM_DISTRIBUTED = ('test_two_processes_are_one_that_does_both_parts', 'test_refusals')
-TOOLS = ('pytest', 'hypothesis', 'torch-fidelity') # of dev_requirements, what those tests use
+TOOLS = ('fastcore', 'hypothesis', 'psutil', 'pytest', 'torch-fidelity') # of dev_requirements, what those tests use
 RESULT = ROOT/'benchmarks'/'results'/'versions.json'
 NEEDED_GB = 12
 
@@ -93,6 +93,10 @@ def attempt(
 def machine()->dict:
     return {'system': platform.system(), 'processor': platform.machine(), 'cores': os.cpu_count()}
 
+def starts(python:str)->bool:
+    "A name on the PATH may stand for nothing, as pyenv's do"
+    return bool(shutil.which(python)) and subprocess.run([python, '--version'], capture_output=True).returncode == 0
+
 def table(rows:list[dict])->str:
     "For people"
     out = [f"{'Python':8}{'torch':10}{'numpy':10}{'passed':>8}{'failed':>8}{'skipped':>9}"]
@@ -108,15 +112,16 @@ def main():
     parser.add_argument('--out', type=Path, default=RESULT, help='the result file')
     args = parser.parse_args()
     cases = [c for c in CASES if args.python in (None, c.python)]
-    missing = [f'python{c.python}' for c in cases if not shutil.which(f'python{c.python}')]
-    if missing: sys.exit(f"not on the PATH: {', '.join(missing)}; --python takes another one")
-    rows = {r['python']: r for r in (json.loads(args.out.read_text())['rows'] if args.out.exists() else [])}
+    missing = [f'python{c.python}' for c in cases if not starts(f'python{c.python}')]
+    if missing: sys.exit(f"not found, or does not start: {', '.join(missing)}; --python takes another one")
     for case in cases:
         free = shutil.disk_usage(tempfile.gettempdir()).free/1e9
         if free < NEEDED_GB: sys.exit(f'{tempfile.gettempdir()} has {free:.0f} GB, {NEEDED_GB} are needed: set TMPDIR')
         print(f"== Python {case.python}, torch {case.torch or 'as new as there is'}", flush=True)
         with tempfile.TemporaryDirectory() as home:
-            rows[case.python] = attempt(case, Path(home))
+            row = attempt(case, Path(home))
+        known = json.loads(args.out.read_text(encoding='utf-8'))['rows'] if args.out.exists() else []
+        rows = {r['python']: r for r in known} | {case.python: row}
         result = {'command': 'python scripts/try_versions.py', 'library': read_settings()['version'],
                   'rows': sorted(rows.values(), key=lambda r: int(r['python'].split('.')[1]))}
         args.out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')

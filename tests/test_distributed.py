@@ -1,8 +1,9 @@
 "Real processes: two are one, pieces are the whole, kills leave no trace, and who is missing gets named"
-import json, os, random, shutil, signal, subprocess, sys, tarfile, tempfile, time
+import json, multiprocessing, os, random, shutil, signal, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 import pytest, torch
 from PIL import Image
+from marlearn.cli import main
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
 from marlearn.engine.run import read_log
@@ -29,6 +30,15 @@ def start(log, *args, **kw):
     "Begin, and go on; what is said goes to a file, since a full pipe would stop the run"
     return subprocess.Popen(command(*args, **kw), env=ENV, stdout=open(log, 'w'), stderr=subprocess.STDOUT)
 
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(['marlearn.cli', 'marlearn.engine.commands', 'marlearn.engine.run', 'torch.optim'])
+
+def start_forked(*args):
+    "The same command in a process of its own, which need not begin with importing torch"
+    process = FORKS.Process(target=main, args=([*map(str, args)],))
+    process.start()
+    return process
+
 def wait_until(there, process):
     "Look again and again, as long as the process is at work"
     while not there():
@@ -41,8 +51,9 @@ def end(process):
 
 def workers_of(launcher):
     "The processes that `torchrun` started"
-    children = Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split()
-    return [int(pid) for pid in children if 'marlearn' in Path(f'/proc/{pid}/cmdline').read_text()]
+    import psutil
+    children = psutil.Process(launcher.pid).children()
+    return [child.pid for child in children if 'marlearn' in ' '.join(child.cmdline())]
 
 def weights(folder, ema=False):
     model = load_checkpoint(latest_checkpoint(folder), ema=ema).model
@@ -126,17 +137,25 @@ def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path, how
     for ema in (False, True):
         assert torch.equal(weights(tmp_path/'run', ema), weights(whole, ema))
 
-@pytest.mark.parametrize('processes, more, how', [
-    (1, ['--train.accumulate', '2'], 'to rounding only'), (1, [], 'masks, noise and dropout differ'),
-    (2, ['--shard'], '')])
-def test_another_number_of_processes_goes_on_and_says_what_changes(runs, tmp_path, processes, more, how):
-    going = start(tmp_path/'log', 2, *RUN, '--train.save-every', 10, '--out', tmp_path/'run')
-    wait_until((tmp_path/'run/checkpoints/step-00000010').exists, going)
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+    "A run of two processes, killed after step 10"
+    out = tmp_path_factory.mktemp('stopped')/'run'
+    going = start(out.parent/'log', 2, *RUN, '--train.save-every', 10, '--out', out)
+    wait_until((out/'checkpoints/step-00000010').exists, going)
     workers = workers_of(going)
     end(going)
     for pid in workers:
         try: os.kill(pid, signal.SIGKILL)
         except ProcessLookupError: pass
+    return out
+
+@pytest.mark.parametrize('processes, more, how', [
+    (1, ['--train.accumulate', '2'], 'to rounding only'), (1, [], 'masks, noise and dropout differ'),
+    (2, ['--shard'], '')])
+def test_another_number_of_processes_goes_on_and_says_what_changes(
+        runs, stopped, tmp_path, processes, more, how):
+    shutil.copytree(stopped, tmp_path/'run')
     said = run(processes, *RUN, '--out', tmp_path/'run', '--resume', *more)
     assert how in said and ('note' in said) == bool(how)
     if 'noise' not in how:
@@ -149,11 +168,12 @@ def test_killed_ten_times(tmp_path):
     chance = random.Random()
     for _ in range(10):
         before = len(read_log(tmp_path/'run/log.jsonl'))
-        going = start(tmp_path/'log', 1, *args, '--auto-resume', '--out', tmp_path/'run')
-        while going.poll() is None and len(read_log(tmp_path/'run/log.jsonl')) <= before:
+        going = start_forked(*args, '--auto-resume', '--out', tmp_path/'run')
+        while going.is_alive() and len(read_log(tmp_path/'run/log.jsonl')) <= before:
             time.sleep(.01)
         time.sleep(chance.uniform(0, .25))
-        end(going)
+        going.kill()
+        going.join()
     run(1, *args, '--auto-resume', '--out', tmp_path/'run')
     for ema in (False, True):
         assert torch.equal(weights(tmp_path/'run', ema), weights(tmp_path/'whole', ema))
