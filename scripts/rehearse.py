@@ -67,5 +67,5 @@ marlearn(*sample, '--out', out/'samples.png')
 marlearn(*sample, '--batch-size', 2, '--out', out/'samples', processes=processes)
 marlearn('evaluate', '--checkpoint', out/'run', '--data', folder, '--num-images', 2*args.pictures, '--seeds', 1,
          '--ar-steps', 2, '--diff-steps', 4, '--cfg-scale', 1.0, '--batch-size', 8, '--out', out/'evaluation.json',
-         processes=processes)
+         '--any-reference', processes=processes)                           # pictures of any size will do here
 print(f"{latest_checkpoint(args.out/'run')} is the end of the run")
