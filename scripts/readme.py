@@ -19,8 +19,8 @@ def versions_line()->str:
     if not (results/'versions.json').exists(): return ''
     rows = load(results/'versions.json')['rows']
     (low, old), (high, new) = ((r['python'], r['versions']['torch'].split('+')[0]) for r in (rows[0], rows[-1]))
-    return (f'\n\nPython {low} to {high} and torch {old} to {new} are seen to pass the tests of the library, the oldest '
-            'with the oldest of everything else it needs ([result](../benchmarks/results/versions.json), by '
+    return (f'\n\nPython {low} to {high} and torch {old} to {new} are seen to pass the tests of the library, the '
+            'oldest with the oldest of everything else it needs ([result](../benchmarks/results/versions.json), by '
             '`python scripts/try_versions.py`).')
 
 def install_cell()->str:
