@@ -81,10 +81,11 @@ def _switches(kind, at=''):
     found = {}
     for f in fields(kind):
         name = at + f.name.replace('_', '-')
-        if is_dataclass(f.type):
-            found |= _switches(f.type, f'{name}.')
-        elif f.type is bool or bool in get_args(f.type):
-            found[name] = f.type is not bool
+        hint = f.type.__origin__ if hasattr(f.type, '__metadata__') else f.type # bool of Annotated[bool, ...]
+        if is_dataclass(hint):
+            found |= _switches(hint, f'{name}.')
+        elif hint is bool or bool in get_args(hint):
+            found[name] = hint is not bool
     return found
 
 _SPELLINGS = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
@@ -141,7 +142,7 @@ def parse(
     argv = _spell_switches(argv, _switches(command))
     found = tyro.cli(command, default=_defaults(command, argv), args=argv, prog=f'marlearn {name}')
     from marlearn.engine.commands import check_numbers
-    check_numbers(found)
+    check_numbers(getattr(found, 'what', found)) # what `import` and `export` are told
     return _at_home(found)
 
 # %% ../nbs/engine/cli.ipynb #579a3293

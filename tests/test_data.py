@@ -505,7 +505,8 @@ def test_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
 
 def test_full_disk_names_the_variable(tmp_path, monkeypatch):
     monkeypatch.setattr(engine.shutil, 'disk_usage', lambda path: types.SimpleNamespace(free=100))
-    with pytest.raises(OSError, match='more than is free.*MARLEARN_CACHE'): load(make(tmp_path/'set', {'a/x.png': 1}))
+    with pytest.raises(OSError, match='are needed, and .* are free.*MARLEARN_CACHE'):
+        load(make(tmp_path/'set', {'a/x.png': 1}))
 
 def test_intact_cache_needs_no_writing(tmp_path, monkeypatch):
     root = make(tmp_path/'set', {'a/x.png': 1})

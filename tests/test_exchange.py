@@ -96,8 +96,8 @@ def test_imported_models_can_be_measured(folder, tmp_path, capsys):
     status, said = run(capsys, 'import', 'mar', tmp_path/'m.safetensors', '--vae', tmp_path/'v.safetensors', '--heads',
                        3, '--out', tmp_path/'mar')
     assert status == 0, said
-    status, said = run(capsys, 'evaluate', '--checkpoint', tmp_path/'mar', '--data', folder, '--n', 10, '--seeds', 1,
-                       '--ar-steps', 2, '--diff-steps', 2, '--out', tmp_path/'e.json')
+    status, said = run(capsys, 'evaluate', '--checkpoint', tmp_path/'mar', '--data', folder, '--any-reference',
+                       '--n', 10, '--seeds', 1, '--ar-steps', 2, '--diff-steps', 2, '--out', tmp_path/'e.json')
     assert status == 0 and json.loads((tmp_path/'e.json').read_text())['mean'], said
 
 def test_raw_weights(given, mar, tmp_path, capsys):
@@ -177,7 +177,7 @@ def test_names_from_a_file(given, tmp_path, capsys):
     ('mar {0}/kl16.ckpt --vae {0}/kl16.ckpt', "no official MAR state dict: it is an autoencoder's"),
     ('mar {0}/checkpoint-last.pth --vae {0}/checkpoint-last.pth', "no official KL autoencoder state dict: it is a MAR"),
     ('vae {0}/checkpoint-last.pth', "it is a MAR's"),
-    ('vae {0}/kl16.ckpt --scale -1', 'scale=-1.0'),
+    ('vae {0}/kl16.ckpt --scale -1', '--scale -1.0'),
     ('vae {0}/kl16.ckpt --patch-size 0', 'patch=0'),
     ('vae {0}/kl16.ckpt --norm-groups 5', 'norm_groups=5'),
 ])

@@ -67,7 +67,8 @@ def test_a_folder_of_something_else_is_refused_and_stays(command, kind, folder, 
     def work(*_, **__): pytest.fail('work was done before the error')
     monkeypatch.setattr(pictures, 'load_data', work)
     monkeypatch.setattr('marlearn.engine.latents.write_latents', work)
-    monkeypatch.setattr('marlearn.generate.generate', work)
+    for module in ('drawing', 'evaluation'):
+        monkeypatch.setattr(f'marlearn.engine.{module}.generate', work)
     FOLDERS[kind](tmp_path/'out')
     before = content(tmp_path/'out')
     data = [] if command == 'sample' else ['--data', folder]
@@ -80,7 +81,7 @@ def test_a_json_file_that_is_no_result_is_not_written_over(command, folder, tmp_
     for name, text in (('config.json', '{"step": 1}'), ('x.json', '[1]'), ('y.json', 'text'), ('z.json', '')):
         (tmp_path/name).write_text(text)
         status, err = run(capsys, *command, '--data', folder, '--out', tmp_path/name)
-        assert status == 2 and 'no earlier result' in err and (tmp_path/name).read_text() == text
+        assert status == 2 and 'choose another --out' in err and (tmp_path/name).read_text() == text
     args = ['measure-tokenizer', '--tokenizer', 'pixels', '--data', folder, '--n', 20, '--out', tmp_path/'m.json']
     for _ in range(2): assert run(capsys, *args)[0] == 0                       # an earlier result is replaced
 
@@ -265,8 +266,8 @@ def test_other_classes_are_refused_before_pictures_are_encoded(folder, tmp_path,
     assert status == 2 and 'classes was' in err
 
 @pytest.mark.parametrize('more, message', [(['--n', 15], 'n=15 must be a multiple of the 10 classes'),
-                                           (['--n', 10, '--seeds', 0], 'seeds='),
-                                           (['--n', 10, '--batch-size', 0], 'batch_size=0')])
+                                           (['--n', 10, '--seeds', 0], '--seeds 0'),
+                                           (['--n', 10, '--batch-size', 0], '--batch-size 0')])
 def test_an_impossible_evaluation_is_refused_before_pictures_are_decoded(more, message, folder, tmp_path, capsys,
                                                                         monkeypatch):
     monkeypatch.setattr(commands, 'load_reference', lambda *_: pytest.fail('decoded'))

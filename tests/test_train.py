@@ -33,9 +33,9 @@ from pathlib import Path
 torch.set_num_threads(1)
 import test_train as t, marlearn.engine.checkpoints as checkpoints
 write = checkpoints.save_tokenizer
-def die_while_saving(tokenizer, folder):
+def die_while_saving(tokenizer, folder, *options):
     if '00000030' in str(folder): os.kill(os.getpid(), signal.SIGKILL)
-    write(tokenizer, folder)
+    write(tokenizer, folder, *options)
 def go_slowly(*_): time.sleep(0.05)
 saving = sys.argv[3] == 'saving'
 if saving: checkpoints.save_tokenizer = die_while_saving

@@ -236,7 +236,8 @@ def export_vae_file(
         write_file(weights if out.suffix == '.safetensors' else {'model': weights}, out)
         return tokenizer
     with atomic_folder(out) as new:
-        (new/'config.json').write_text(json.dumps(diffusers_config(tokenizer.vae.config, tokenizer.scale), indent=2))
+        settings = json.dumps(diffusers_config(tokenizer.vae.config, tokenizer.scale), indent=2)
+        (new/'config.json').write_text(settings, encoding='utf-8')
         save_weights(weights, new/'diffusion_pytorch_model.safetensors')
     return tokenizer
 

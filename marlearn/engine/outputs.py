@@ -129,7 +129,7 @@ class FolderLock:
     def _taken(self)->bool:
         "Make the file, unless there is one"
         try:
-            f = open(self.path, 'x')
+            f = open(self.path, 'x', encoding='utf-8')
         except FileExistsError:
             return False
         except OSError as e:
