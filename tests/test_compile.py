@@ -111,10 +111,11 @@ def test_the_first_call_of_a_run_compiles_what_its_steps_use(from_scratch):
         with training_attention('cpu', dtype): warm_up_step(model, model, dtype)
     compile_model(model, True, device='cpu', first_call=first_call)
     before = versions()
-    opt, labels = make_optimizer(model, TrainConfig()), torch.arange(8)
+    # torch 2.6 compiles once more where two sizes happen to be equal, as heads x 8 pictures and the width of a head
+    opt, labels = make_optimizer(model, TrainConfig()), torch.arange(7)
     for step, n_known in enumerate((4, 3, 5)):
         with training_attention('cpu', dtype):
-            train_step(model, torch.randn(8, 16, 4), labels, opt, generator=step_generator(0, step), dtype=dtype,
+            train_step(model, torch.randn(7, 16, 4), labels, opt, generator=step_generator(0, step), dtype=dtype,
                        n_known=n_known)
     assert 0 < versions() <= before + 1
 
