@@ -101,9 +101,14 @@ def test_a_causal_model_draws_without_compiling_for_each_token(from_scratch):
     for B in (5, 2): assert alike(write(model, B), write(plain, B))
     assert versions() == before
 
+# torch 2.6 compiles two versions more where two sizes happen to be equal: heads x 8 pictures, and the width of a head
+OLD_TORCH = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 8)
+EIGHT = pytest.param(8, marks=pytest.mark.xfail(OLD_TORCH, reason='equal sizes are taken for one', strict=False))
+
 @needs_compiler
 @no_fall_back
-def test_the_first_call_of_a_run_compiles_what_its_steps_use(from_scratch):
+@pytest.mark.parametrize('B', [7, EIGHT])
+def test_the_first_call_of_a_run_compiles_what_its_steps_use(B, from_scratch):
     from marlearn.engine.hardware import training_attention
     from marlearn.engine.run import warm_up_step
     model, dtype = untrained(), torch.bfloat16
@@ -111,11 +116,10 @@ def test_the_first_call_of_a_run_compiles_what_its_steps_use(from_scratch):
         with training_attention('cpu', dtype): warm_up_step(model, model, dtype)
     compile_model(model, True, device='cpu', first_call=first_call)
     before = versions()
-    # torch 2.6 compiles once more where two sizes happen to be equal, as heads x 8 pictures and the width of a head
-    opt, labels = make_optimizer(model, TrainConfig()), torch.arange(7)
+    opt, labels = make_optimizer(model, TrainConfig()), torch.arange(B) % 10
     for step, n_known in enumerate((4, 3, 5)):
         with training_attention('cpu', dtype):
-            train_step(model, torch.randn(7, 16, 4), labels, opt, generator=step_generator(0, step), dtype=dtype,
+            train_step(model, torch.randn(B, 16, 4), labels, opt, generator=step_generator(0, step), dtype=dtype,
                        n_known=n_known)
     assert 0 < versions() <= before + 1
 
