@@ -41,7 +41,7 @@ commands:
 {}
 
 marlearn COMMAND --help shows the options of a command, marlearn --version the version.
-Lessons: https://arxiv.org/abs/2406.11838 is the paper, nbs/00_start.ipynb the first lesson."""
+The paper: https://arxiv.org/abs/2406.11838. The first lesson: nbs/00_start.ipynb."""
 
 def usage()->str:
     "What `marlearn --help` prints"

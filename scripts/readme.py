@@ -15,27 +15,34 @@ def source(cell:dict)->str: return ''.join(cell['source'])
 
 def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
 
+NOT_PUBLIC = 'https://github.com/marlearn/marlearn' # as long as settings.ini has this address, README says so
+
 def front_cell()->str:
     "The first cell of the index: one sentence, one picture, one command, two doors"
     from marlearn.course.map import LESSONS
     from marlearn.demo import DemoConfig
     url, hours = read_settings()['repo_url'], sum(l.minutes for l in LESSONS)/60
+    report = load(root/'data'/'pretrained'/'mar'/'report.json')
+    minutes = report['images_seen']/report['median_images_per_second']/60
+    placeholder = ['(The repository is not public yet: this address is a placeholder.)', '']*(url == NOT_PUBLIC)
     return '\n'.join(['# marlearn', '',
         '**Learn, run and scale MAR**, the image generator of [*Autoregressive Image Generation without Vector '
         'Quantization*](https://arxiv.org/abs/2406.11838) (Li et al. 2024), in plain PyTorch: a picture is written '
         'piece by piece, like a text, and a small diffusion network draws each piece.', '',
         '![Forty small pictures of cars, horses, ships and trucks appear piece by piece, in a random order]'
         '(images/generation.gif)', '',
-        '*Drawn by the model that ships with marlearn: under an hour of training on one CPU core, on CIFAR-10 '
-        '([report](../data/pretrained/mar/report.json)). [All ten classes](images/samples.png): its cats and frogs are '
-        'guesses.*', '',
+        f'*Drawn by the model that ships with marlearn: CIFAR-10, {minutes:.0f} minutes of training on '
+        f"{report['machine']['threads']} CPU threads ([report](../data/pretrained/mar/report.json)). "
+        '[All ten classes](images/samples.png): of the animals, only the horses can be recognised.*', '',
         '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
+        *placeholder,
         f'This trains a model before your eyes and draws with it, in {DemoConfig().minutes:g} minutes after the '
-        'set-up, which downloads PyTorch and takes about 8 GB of disk. You need Python 3.10 or newer. A GPU is used if '
-        'there is one, and not missed if there is none.', '',
+        'set-up, which downloads PyTorch and takes 6 to 8 GB of disk. You need Python 3.10 or newer. A GPU is used if '
+        'there is one; none is needed.', '',
         '| learn | run |', '|---|---|',
-        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.0f} '
-        'hours of reading and running, on a laptop. | What the lessons build *is* the library: from the demo to the '
+        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.1f} '
+        'hours of reading and running by our estimate, on a laptop. | What the lessons build *is* the library: from '
+        'the demo to the '
         'paper\'s ImageNet models on many GPUs. |',
         '| `make lab`, and open [lesson 00](00_start.ipynb) | `marlearn sample`, `marlearn train --data my-pictures`, '
         '`marlearn import` for official weights: [the command line](#the-command-line) |'])
@@ -44,25 +51,30 @@ def supported()->str:
     "The versions that scripts/try_versions.py has seen to pass"
     seen = results/'versions.json'
     rows = [row for row in load(seen)['rows'] if not row['failed']] if seen.exists() else []
-    if not rows: return 'no versions yet'
+    if not rows:
+        return 'Linux with Python 3.11; other versions were not tried (`python scripts/try_versions.py` does it).'
     pairs = [f"Python {row['python']} with torch {row['versions']['torch'].split('+')[0]}" for row in rows]
-    return ' and '.join([', '.join(pairs[:-1]), pairs[-1]] if len(pairs) > 1 else pairs)
+    pairs = ' and '.join([', '.join(pairs[:-1]), pairs[-1]] if len(pairs) > 1 else pairs)
+    return (f'Linux. The library\'s tests pass with {pairs} ([result](../benchmarks/results/versions.json), by '
+            '`python scripts/try_versions.py`).')
 
 def status_cell()->str:
     "The cell of the index that tells what was seen, and what was not"
     rows = {
-        'Equal to the official release, to rounding': 'outputs and gradients of the masked model, the diffusion loss, '
-            'the sampler and the KL autoencoder, and the names of all weights: compared with values recorded from the '
-            'release ([lesson 20](20_official.ipynb), `tests/test_parity.py`)',
+        'Equal to the official release, to rounding': 'outputs of the masked model, the head, the diffusion loss and '
+            'the sampler, the norms of all gradients, and the names of all weights: compared with values recorded from '
+            'the release whenever the tests run ([lesson 20](20_official.ipynb), `tests/test_parity.py`). Whole '
+            'gradients, 2x2 patches and the outputs of the KL autoencoder are compared too, but need a larger '
+            'recording '
+            'that is not in the repository (`MARLEARN_PARITY=FOLDER`)',
         'Tested with every change': 'every notebook, run from top to bottom; a run that is killed and resumed ends '
             'with the same weights, bit for bit; damaged files are refused',
         'Rehearsed on CPUs, with two or three processes': 'training on several GPUs and machines, whole or in pieces; '
             'encoding, drawing and evaluating together; processes that die or hang (`tests/test_distributed.py`)',
-        'Run on a GPU': '**not yet**. `tests/test_gpu.py` waits for one; here it runs on a pretended device',
+        'Run on a GPU': '**not yet**. `tests/test_gpu.py` waits for one; so far it runs on a simulated device only',
         'Trained at the size of the paper': '**not by us**. The official weights are not included; `marlearn import` '
             'reads them ([where to find them](20_official.ipynb))',
-        'Supported': f'Linux, {supported()}: seen to pass the library\'s tests (`python scripts/try_versions.py`). '
-            'macOS and Windows were not tried'}
+        'Supported': f'{supported()} macOS and Windows were not tried'}
     return '\n'.join(['## What is proven', '', '| | |', '|---|---|',
                       *(f'| **{what}** | {how} |' for what, how in rows.items()), '',
                       'What changed between versions is in the [CHANGELOG](../CHANGELOG.md).'])
@@ -91,7 +103,8 @@ def lessons_cell()->str:
         'exercises are checked. `marlearn progress` shows what you have passed.', '',
         '| | lesson | the question it answers | minutes | before it | afterwards you can |',
         '|---|---|---|---|---|---|', *rows, '',
-        'Minutes are for reading and running, without the exercises. Three more notebooks tell how the course is '
+        'Minutes are estimates, for reading and running without the exercises. Three more notebooks tell how the '
+        'course is '
         'made: [map and glossary](course/map.ipynb), [exercises](course/exercises.ipynb), and '
         '[progress](course/progress.ipynb).'])
 
@@ -111,8 +124,9 @@ def engine_cell()->str:
     "The cell of the index that lists the engine's notebooks"
     rows = [f'| [{title}]({link}) | `{module}` | {promise} |' for title, link, module, promise in engine_rows()]
     return '\n'.join(['## The engine', '',
-        'What keeps a long run safe is no part of the method, and has short reference notebooks of its own: what a '
-        'module promises, how it is used, and cells that prove it.', '',
+        'What keeps a long run safe is not part of the method; it has short reference notebooks of its own: what a '
+        'module '
+        'promises, how it is used, and cells that prove it.', '',
         '| notebook | module | what it promises |', '|---|---|---|', *rows])
 
 MODES = ('plain', 'default', 'compiled', 'fastest') # the columns of the table
@@ -133,23 +147,36 @@ def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, a
 
 def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"
+    sys.path.insert(0, str(root))
+    from benchmarks.common import MODELS
+    from marlearn.engine.plan import n_weights
+    TOY = MODELS['toy']
     train, sample, startup, front = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup', 'front'))
     m, work = train['machine'], timings()
+    fast = next(row for row in sample['rows'] if row['mode'] == 'fastest')
     kind = f"{m['cpu']} CPU with {', '.join([m['simd'], *m['bf16 units']])}"
     columns = [c for c in MODES if any(c in row for row in work.values())]
     rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
     waits = ', '.join(f"{r['median']:.1f} s for `{r['what']}`" for r in startup['rows'] if 'what' in r)
     return '\n'.join(['## Speed', '',
         f"Measured on one kind of machine: {kind}, {m['threads']} threads, {m['precision']} by default, "
-        f"torch {m['torch']}. *Plain* is the paper's algorithm written straight down in float32 "
-        '([benchmarks/plain.py](../benchmarks/plain.py)); the other exact ways draw the same noise and give the same '
-        'result, to rounding. In brackets: how many times as fast as plain.', '',
+        f"torch {m['torch']}; medians of {train['repeats']} training and {sample['repeats']} drawing runs. *Plain* "
+        f"is the "
+        "paper's algorithm written straight down in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); default "
+        "and "
+        "compiled draw the same noise and give the same result, up to rounding (of bfloat16, where that is the "
+        "machine's "
+        'default). In brackets: how many times as fast as plain.', '',
         f"| | {' | '.join(columns)} |", '|---'*(len(columns) + 1) + '|', *rows, '',
-        '*Fastest* is approximate: of the ways with fewer sets of tokens and fewer steps, it is the fastest whose '
-        'Frechet distance three seeds cannot tell from that of the exact way. That was measured with the toy model '
-        'only.', '',
+        f"*Toy* here is a network of {n_weights(TOY)/1e6:.1f} million parameters and {TOY.n_tokens} tokens a "
+        f"picture, with "
+        f"random weights. *Fastest* ({fast['ar_steps']} sets of tokens, {fast['diff_steps']} diffusion steps) is "
+        'approximate: the Frechet distance of such pictures was compared with that of the exact way on the shipped '
+        'CIFAR-10 model (16 tokens), and the difference is within the noise of three seeds. With the network of this '
+        'table, quality was not measured.', '',
         '![Frechet distance over the time for a picture, for many ways of drawing](images/front.png)', '',
-        f"The picture's times are of an earlier run (commit {front['commit']}, {front['machine']['processor']}, "
+        f"The times in the plot are of the shipped model, from an earlier run (commit {front['commit']}, "
+        f"{front['machine']['processor']}, "
         f"{front['machine']['threads']} threads); the distances do not depend on the machine.", '',
         f"Repeat it with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',

@@ -58,6 +58,9 @@ def open_checkpoint(
     from marlearn.files import pretrained
     from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
     folder = checkpoint or pretrained('mar')
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, and a checkpoint is a folder; official weights come in with "
+                         "`marlearn import mar`")
     is_run = not (folder/'state.json').exists() and (folder/'checkpoints').exists()
     if is_run:
         folder = latest_checkpoint(folder) or folder
@@ -83,7 +86,7 @@ def config_of(
 def _bounds(name:str)->tuple[float, float]:
     "The least and the largest value of an option; finite it must be in any case"
     if name in AT_LEAST_ONE: return 1, math.inf
-    if name in ('timeout', 'minutes', 'share', 'lr', 'clip', 'mlp_ratio'): return math.ulp(0.0), math.inf
+    if name in ('timeout', 'minutes', 'share', 'lr', 'clip', 'mlp_ratio', 'scale'): return math.ulp(0.0), math.inf
     return (-math.inf if name == 'cfg_scale' else 0), 2**63 - 1 if name == 'seed' else math.inf
 
 AT_LEAST_ONE = {'n', 'seeds', 'per_class', 'batch_size', 'img_size', 'shard_size', 'ar_steps', 'diff_steps', 'steps',
@@ -319,7 +322,7 @@ class Train(RunConfig):
             data = load_data(self.data, 'train', self.img_size)
             n, name = len(data), data.name
         C = len(data.classes)
-        other = '' if C == self.model.n_classes else f', not {self.model.n_classes} as the preset has,'
+        other = '' if C == self.model.n_classes else f" instead of the preset's {self.model.n_classes}"
         return data, tokenizer.to(device), f"{n} pictures of {C} classes{other} ({name})"
 
     def check_resumable(self, checkpoint:Path, tokenizer:'Tokenizer')->None:
@@ -648,8 +651,13 @@ class Evaluate:
 
     def reference_of(self, c:'Checkpoint', folder:Path)->str|None:
         "What --data says, else the pictures that the model was trained on"
+        from marlearn.data import SHAPES
         from marlearn.engine.latents import is_latents
+        from marlearn.engine.pictures import CIFAR10
         data = self.data or c.settings.get('run', {}).get('data')
+        if data is None and c.classes not in (CIFAR10, SHAPES):
+            raise ValueError(f"{folder} does not say which pictures it was trained on: name the reference set with "
+                             "--data")
         if is_latents(data):
             raise ValueError(f"{data} holds latents: name pictures to compare those of {folder} with, or a file of "
                              "their statistics, with --data")

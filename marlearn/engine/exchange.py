@@ -79,7 +79,7 @@ def class_names(
 
 # %% ../../nbs/engine/exchange.ipynb #fb0be99a
 def read_tokenizer(
-    vae:Path, # weights in LDM's or diffusers' format, or a folder that `import vae` made
+    vae:Path, # weights in LDM's or diffusers' format, or a tokenizer's or checkpoint's folder of ours
     scale:float|None=None, # 1/std of its latents; None: as the file says
     norm_groups:int|None=None, # of every GroupNorm; None: as the file says, else 32
 )->'KLTokenizer': # one latent cell to a token
@@ -88,6 +88,8 @@ def read_tokenizer(
     from marlearn.tokenizers import KLTokenizer, load_tokenizer
     from marlearn.vae import kl16
     vae = Path(vae)
+    if (vae/'tokenizer'/'tokenizer.json').exists():
+        vae = vae/'tokenizer'
     if not (vae/'tokenizer.json').exists():
         tokenizer = official_tokenizer(vae, scale=scale, norm_groups=norm_groups)
         if scale is None and tokenizer.scale == KL16_SCALE and tokenizer.vae.config != kl16():
@@ -97,7 +99,7 @@ def read_tokenizer(
     tokenizer = load_tokenizer(vae)
     if not isinstance(tokenizer, KLTokenizer):
         raise ValueError(f"{vae} holds a tokenizer of kind {tokenizer.kind!r}: a KL autoencoder is needed")
-    return KLTokenizer(tokenizer.vae, scale or tokenizer.scale)
+    return KLTokenizer(tokenizer.vae, tokenizer.scale if scale is None else scale)
 
 def fit_tokenizer_to_model(
     tokenizer:'KLTokenizer',
@@ -139,6 +141,8 @@ def import_mar(
     from marlearn.engine.checkpoints import save_checkpoint
     from marlearn.engine.official import load_mar
     from marlearn.engine.run import RunConfig
+    for path, option in ((source, ''), (vae, '--vae ')):
+        if not Path(path).exists(): raise FileNotFoundError(f"{option}{path}: there is no file or folder of this name")
     out, tokenizer = check_new(out), read_tokenizer(vae, scale, norm_groups)
     model = load_mar(source, heads=heads, ema=not raw)
     tokenizer, size = fit_tokenizer_to_model(tokenizer, model, patch_size, img_size)
@@ -208,6 +212,9 @@ def export_mar_file(
     averaged, last = (others, weights) if raw else (weights, others)
     check_space(out, bytes_of(weights)*(1 + both))
     config = c.model.config
+    if config.head.x0_limit:
+        warnings.warn(f"this model keeps predicted tokens within +-{config.head.x0_limit:g} (x0_limit); the official "
+                      "code has no such limit, so its pictures will be others")
     settings = {'heads': config.heads, 'label_drop_prob': config.label_drop, 'proj_dropout': config.dropout,
                 'mask_ratio_min': config.min_mask_ratio, 'diffusion_batch_mul': config.head.noise_levels}
     write_file({'model': last, 'model_ema': averaged, 'args': settings}, out)
@@ -223,8 +230,11 @@ def export_vae_file(
     from marlearn.files import atomic_folder, save_weights
     from marlearn.tokenizers import load_tokenizer
     from marlearn.engine.official import diffusers_config, export_vae
+    endings = ('.ckpt', '.pth', '.safetensors')
     if format == 'ldm':
-        check_ending(out, ('.ckpt', '.pth', '.safetensors'))
+        check_ending(out, endings)
+    elif out.suffix in endings:
+        raise ValueError(f"--out {out}: diffusers keeps a model in a folder: give a name without {out.suffix}")
     check_new(out)
     folder = source/'tokenizer' if (source/'tokenizer'/'tokenizer.json').exists() else source
     tokenizer = load_tokenizer(folder)

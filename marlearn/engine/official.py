@@ -195,6 +195,8 @@ def _read_file(path:Path)->Mapping: # whatever it holds, on the CPU
                          "plain values and argparse.Namespace") from None
     except Exception as e:                                  # a damaged or hostile file may raise anything
         why = str(e).split('WeightsUnpickler error: ')[-1].strip() or type(e).__name__
+        if why.isdigit():                                   # an instruction that no pickle has
+            why = 'it was written neither by safetensors nor by torch.save'
         raise ValueError(f"{path} is damaged or no checkpoint: {why.splitlines()[0][:200]}") from None
 
 # %% ../../nbs/engine/official.ipynb #3d06d1c7
@@ -293,7 +295,9 @@ def _weights(source, what, keys):
         if not boxes: break
         key = next((k for k in keys if k in boxes), None)
         if key is None:
-            raise ValueError(f"the checkpoint holds {_listed(map(str, found))}, but none of {', '.join(keys)}")
+            where = 'the checkpoint' if isinstance(source, Mapping) else source
+            hint = '' if 'model_ema' in keys or 'model_ema' not in found else ': this is a MAR, no autoencoder'
+            raise ValueError(f"{where} holds {_listed(map(str, found))}, but none of {', '.join(keys)}{hint}")
         settings, found = settings or found.get('args', {}), found[key]
     if isinstance(settings, argparse.Namespace):
         settings = vars(settings)
@@ -603,4 +607,6 @@ def official_tokenizer(
     vae = _build_vae(state, settings, norm_groups)
     if settings.get('shift_factor'):
         _move_latents(vae, settings['shift_factor'])
-    return KLTokenizer(vae, scale or settings.get('scaling_factor', KL16_SCALE), patch_size)
+    if scale is None:
+        scale = settings.get('scaling_factor', KL16_SCALE)
+    return KLTokenizer(vae, scale, patch_size)

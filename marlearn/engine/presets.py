@@ -34,7 +34,7 @@ def small()->RunConfig:
                                                     sample_every=300))
 
 def toy()->RunConfig:
-    "An hour or two on a CPU: the model in data/pretrained/mar"
+    "About an hour on a CPU: the model in data/pretrained/mar"
     head = HeadConfig(blocks=3, width=192, noise_levels=2, x0_limit=5.0)
     model = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=128, encoder_blocks=2, decoder_blocks=4, heads=4,
                         class_slots=4, dropout=0.0, min_mask_ratio=0.05, mask_std=0.5, head=head)

@@ -143,6 +143,8 @@ def get_tokenizer(
     if name == 'pixels': return PixelTokenizer(patch=8)
     kind, _, patch = name.partition('-')
     if kind == 'pixels' and patch.isdigit() and int(patch): return PixelTokenizer(patch=int(patch))
+    inside = Path(name)/'tokenizer' # of a checkpoint
+    if inside.is_dir(): return load_tokenizer(inside)
     if Path(name).exists(): return load_tokenizer(name)
     hint, preset = '', name.removesuffix('-continuous')
     if preset in TOKENIZERS:
