@@ -316,15 +316,15 @@ class ExportVae:
 @dataclass(frozen=True, kw_only=True)
 class Import:
     "Bring in the weights of others: an official MAR model, or a KL autoencoder"
-    what:tyro.conf.OmitArgPrefixes[Annotated[ImportMar, tyro.conf.subcommand('mar')]
-                                   | Annotated[ImportVae, tyro.conf.subcommand('vae')]] # mar or vae
+    what:tyro.conf.OmitArgPrefixes[Annotated[ImportMar, tyro.conf.subcommand('mar', prefix_name=False)]
+                                   | Annotated[ImportVae, tyro.conf.subcommand('vae', prefix_name=False)]] # mar or vae
 
     def run(self)->None: self.what.run()
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     "Write weights for other programs: the official code of MAR, LDM, diffusers"
-    what:tyro.conf.OmitArgPrefixes[Annotated[ExportMar, tyro.conf.subcommand('mar')]
-                                   | Annotated[ExportVae, tyro.conf.subcommand('vae')]] # mar or vae
+    what:tyro.conf.OmitArgPrefixes[Annotated[ExportMar, tyro.conf.subcommand('mar', prefix_name=False)]
+                                   | Annotated[ExportVae, tyro.conf.subcommand('vae', prefix_name=False)]] # mar or vae
 
     def run(self)->None: self.what.run()
