@@ -15,16 +15,16 @@ def source(cell:dict)->str: return ''.join(cell['source'])
 
 def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
 
-NOT_PUBLIC = 'https://github.com/marlearn/marlearn' # as long as settings.ini has this address, README says so
-
 def front_cell()->str:
     "The first cell of the index: one sentence, one picture, one command, two doors"
     from marlearn.course.map import LESSONS
     from marlearn.demo import DemoConfig
-    url, hours = read_settings()['repo_url'], sum(l.minutes for l in LESSONS)/60
+    settings, hours = read_settings(), sum(l.minutes for l in LESSONS)/60
+    url = settings['repo_url']
     report = load(root/'data'/'pretrained'/'mar'/'report.json')
     minutes = report['images_seen']/report['median_images_per_second']/60
-    placeholder = ['(The repository is not public yet: this address is a placeholder.)', '']*(url == NOT_PUBLIC)
+    is_public = settings['public'] == 'yes'
+    placeholder = [] if is_public else ['(The repository is not public yet: this address is a placeholder.)', '']
     return '\n'.join(['# marlearn', '',
         '**Learn, run and scale MAR**, the image generator of [*Autoregressive Image Generation without Vector '
         'Quantization*](https://arxiv.org/abs/2406.11838) (Li et al. 2024), in plain PyTorch: a picture is written '

@@ -33,9 +33,13 @@ def start(log, *args, **kw):
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['marlearn.cli', 'marlearn.engine.commands', 'marlearn.engine.run', 'torch.optim'])
 
+def main_with_one_thread(args):
+    torch.set_num_threads(1) # as ENV says to the others: two threads add up in another order
+    main(args)
+
 def start_forked(*args):
     "The same command in a process of its own, which need not begin with importing torch"
-    process = FORKS.Process(target=main, args=([*map(str, args)],))
+    process = FORKS.Process(target=main_with_one_thread, args=([*map(str, args)],))
     process.start()
     return process
 

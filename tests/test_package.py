@@ -183,7 +183,8 @@ def test_container_has_what_it_copies_and_starts():
     assert {'setup.py', 'settings.ini', 'marlearn', 'data/pretrained'} <= set(COPIED)
     assert not [n for n in COPIED if not (ROOT/n).exists() or ignored(n)]
     assert ignored('runs/checkpoint') and ignored('.venv/bin/python') and ignored('data/cifar10.tar.gz')
-    needed = re.findall(r"HERE/'([\w.]+)'", (ROOT/'setup.py').read_text(encoding='utf-8'))
+    paths = re.findall(r"HERE((?:/'[\w.]+')+)", (ROOT/'setup.py').read_text(encoding='utf-8'))
+    needed = [path.replace("'", '').removeprefix('/') for path in paths]
     assert needed and set(needed) <= set(COPIED)
     start, = re.findall(r'^ENTRYPOINT \["(\w+)"\]$', INSTRUCTIONS, re.M)
     assert start in {s.partition(' = ')[0] for s in lines('console_scripts')}
