@@ -55,8 +55,8 @@ def supported()->str:
         return 'Linux with Python 3.11; other versions were not tried (`python scripts/try_versions.py` does it).'
     pairs = [f"Python {row['python']} with torch {row['versions']['torch'].split('+')[0]}" for row in rows]
     pairs = ' and '.join([', '.join(pairs[:-1]), pairs[-1]] if len(pairs) > 1 else pairs)
-    return (f'Linux. The library\'s tests pass with {pairs} ([result](../benchmarks/results/versions.json), by '
-            '`python scripts/try_versions.py`).')
+    return (f'Linux; developed with Python 3.11. The library\'s tests also pass with {pairs} '
+            '([result](../benchmarks/results/versions.json)); `python scripts/try_versions.py` tries others.')
 
 def status_cell()->str:
     "The cell of the index that tells what was seen, and what was not"
