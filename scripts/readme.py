@@ -52,7 +52,7 @@ def supported()->str:
     seen = results/'versions.json'
     rows = [row for row in load(seen)['rows'] if not row['failed']] if seen.exists() else []
     if not rows:
-        return 'Linux with Python 3.11; other versions were not tried (`python scripts/try_versions.py` does it).'
+        return 'Linux with Python 3.11. Other versions have no result yet (`python scripts/try_versions.py` makes one).'
     pairs = [f"Python {row['python']} with torch {row['versions']['torch'].split('+')[0]}" for row in rows]
     pairs = ' and '.join([', '.join(pairs[:-1]), pairs[-1]] if len(pairs) > 1 else pairs)
     return (f'Linux; developed with Python 3.11. The library\'s tests also pass with {pairs} '

@@ -1,8 +1,12 @@
 "Small things that many tests share"
+import signal
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: # as in a shell's background; then no run would hear a Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):

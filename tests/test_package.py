@@ -214,12 +214,13 @@ def test_versions_that_readme_names_were_tried(monkeypatch):
     "README names the rows of the result and no others; the oldest has the oldest of everything"
     cases = script('try_versions', monkeypatch)['CASES']
     assert [c.python for c in cases] == PYTHONS
-    rows = json.loads((ROOT/'benchmarks'/'results'/'versions.json').read_text(encoding='utf-8'))['rows']
-    assert rows and {r['python'] for r in rows} <= set(PYTHONS)
+    result = ROOT/'benchmarks'/'results'/'versions.json'
+    rows = json.loads(result.read_text(encoding='utf-8'))['rows'] if result.exists() else []
+    assert {r['python'] for r in rows} <= set(PYTHONS)
     assert not [name for r in rows for name in r['failed']] and all(r['passed'] > 300 for r in rows)
     named = re.findall(r'Python (3\.\d+) with torch', (ROOT/'README.md').read_text(encoding='utf-8'))
     assert named == [r['python'] for r in rows]
-    if not rows[0]['lowest']: return # not tried yet, and README does not say so
+    if not rows or not rows[0]['lowest']: return # not tried yet, and README does not say so
     oldest = dict(re.match(r'([\w-]+)>=([\w.]+)', r).groups() for r in lines('requirements'))
     def number(version): return [int(n) for n in re.findall(r'\d+', version.split('+')[0])]
     for name, version in oldest.items():
