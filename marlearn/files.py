@@ -175,8 +175,8 @@ def atomic_folder(
         yield unfinished
         if folder.exists() and not keep:
             _make_way(folder, unfinished)
-        if folder.exists() and not keep:
-            os.replace(folder, unfinished/'.replaced')
+            if folder.exists():
+                os.replace(folder, unfinished/'.replaced')
         try:
             os.replace(unfinished, folder)
         except OSError:

@@ -20,6 +20,7 @@ from marlearn.demo import demo, DemoConfig, plan_steps
 from marlearn.engine.presets import tiny
 from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.run import read_log
+from tools import run
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, folder):
@@ -31,13 +32,6 @@ def finished(tmp_path_factory, folder):
     report = demo(DemoConfig(data=str(folder), out=out, steps=6, per_class=2, diff_steps=4, run=tiny()))
     mp.undo()
     return out, report
-
-def run(capsys, *argv):
-    "Exit status and what stood on stderr"
-    status = 0
-    try: main([str(a) for a in argv])
-    except SystemExit as e: status = e.code
-    return status, capsys.readouterr().err
 
 def files(folder): return {p.relative_to(folder): (p.stat().st_mtime_ns, p.stat().st_size)
                            for p in Path(folder).rglob('*') if p.is_file()}

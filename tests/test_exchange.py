@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from marlearn.cli import main
 from marlearn.engine import exchange, official
 from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.exchange import class_names, distinct
@@ -24,18 +23,11 @@ from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.tokenizers import load_tokenizer, PixelTokenizer, save_tokenizer
 from marlearn.vae import VAE, VAEConfig
+from tools import captured, randomise
 
 MAR = ModelConfig(n_tokens=4, token_dim=16, n_classes=7, width=24, encoder_blocks=1, decoder_blocks=1, heads=3,
                   class_slots=4, head=HeadConfig(blocks=1, width=20))
 KL = VAEConfig(width=32, mults=(1, 2), latent_channels=4, embed_dim=4, norm_groups=32)
-
-def randomise(module, seed=0):
-    "No layer stays at zero: each number matters"
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(0.3*torch.randn(p.shape, generator=g))
-    return module.eval()
 
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
@@ -56,10 +48,7 @@ def given(mar, kl, tmp_path_factory):
 
 def run(capsys, *argv):
     "Exit status and what was printed"
-    status = 0
-    try: main([str(a) for a in argv])
-    except SystemExit as e: status = e.code
-    said = capsys.readouterr()
+    status, said = captured(capsys, *argv)
     return status, said.out + said.err
 
 # The commands

@@ -8,17 +8,10 @@ from marlearn.heads import HeadConfig
 from marlearn.mar import ImageModel, ModelConfig
 from marlearn.engine.official import export_mar, export_vae, KL16_SCALE, load_mar, load_vae, official_tokenizer
 from marlearn.vae import VAE, VAEConfig
+from tools import randomise
 
 CONFIG = ModelConfig(n_tokens=9, token_dim=8, n_classes=5, width=24, encoder_blocks=2, decoder_blocks=1, heads=3,
                      mlp_ratio=2.5, class_slots=4, head=HeadConfig(blocks=2, width=20))
-
-def randomise(module, seed):
-    "No layer stays at zero: each number matters"
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(0.3*torch.randn(p.shape, generator=g))
-    return module.eval()
 
 @pytest.fixture(scope='module')
 def model(): return randomise(ImageModel(CONFIG), 0)

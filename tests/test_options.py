@@ -5,13 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from marlearn import cli
-
-def run(capsys, *argv):
-    "Exit status and what stood on stderr"
-    status = 0
-    try: cli.main([str(a) for a in argv])
-    except SystemExit as e: status = e.code
-    return status, capsys.readouterr().err
+from tools import run
 
 def one_error(err):
     "The one line that a user reads"

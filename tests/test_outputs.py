@@ -3,7 +3,6 @@ import json, os, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
-from marlearn.cli import main
 from marlearn.demo import demo, DemoConfig
 from marlearn.engine import board, commands, outputs, pictures
 from marlearn.engine.checkpoints import latest_checkpoint
@@ -15,16 +14,10 @@ from marlearn.files import atomic_file, atomic_folder, is_running, process_mark
 from marlearn.mar import ImageModel
 from marlearn.tokenizers import PixelTokenizer, save_tokenizer
 from marlearn.train import encode_data, resolve_config
+from tools import run
 
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
 TINY = ['--preset', 'tiny', '--train.batch-size', 4, '--train.sample-every', 0, '--train.log-every', 1]
-
-def run(capsys, *argv):
-    "Exit status and what stood on stderr"
-    status = 0
-    try: main([str(a) for a in argv])
-    except SystemExit as e: status = e.code
-    return status, capsys.readouterr().err
 
 def start(*argv, **kw):
     return subprocess.Popen([sys.executable, '-m', 'marlearn', *map(str, argv)], env=ENV, text=True,

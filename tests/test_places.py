@@ -10,15 +10,13 @@ from marlearn.engine.evaluation import folder_names
 from marlearn.engine.hardware import launch
 from marlearn.engine.tokenizers import get_tokenizer
 from marlearn.files import cache_dir, pretrained
+from tools import captured
 
 ROOT = Path(__file__).resolve().parent.parent
 
 def run(capsys, *argv):
     "Exit status, stdout and stderr of a command"
-    status = 0
-    try: cli.main([str(a) for a in argv])
-    except SystemExit as e: status = e.code
-    said = capsys.readouterr()
+    status, said = captured(capsys, *argv)
     return status, said.out, said.err
 
 def one_error(err):

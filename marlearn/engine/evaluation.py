@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from ..data import ImageData
-from ..files import atomic_folder, cache_dir, file_hash, read_json, write_json
+from ..files import atomic_file, atomic_folder, cache_dir, file_hash, read_json, remove_leftovers, write_json
 from ..generate import generate
 from ..mar import ImageModel
 from ..metrics import (
     as_bytes, as_saved, cifar10_classifier, extract, extract_batches, Extractor, frechet_floor, inception_score,
     join_batches, kernel_distance, precision_recall, result_name, Statistics)
 from .outputs import check_empty
-from ..files import atomic_file, remove_leftovers
 from ..tokenizers import Tokenizer
 from ..train import step_generator
 from ..vae import psnr, ssim
@@ -420,6 +419,7 @@ def check_request(
     if batch_size < 1: raise ValueError(f"batch_size={batch_size} must be at least 1")
     if world_size > 1 and folder is None:
         raise ValueError("several processes need a folder in which to find each other's pictures")
+
 @torch.no_grad()
 def _check_sizes(model, tokenizer, extractor, reference, real):
     "Do model, tokenizer, extractor and reference fit together? Found out with one blank picture"
