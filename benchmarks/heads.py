@@ -14,16 +14,16 @@ from marlearn.engine.hardware import pick_device, pick_precision
 from marlearn.engine.pictures import load_data
 from marlearn.engine.run import fit, RunConfig
 from marlearn.files import pretrained
-from marlearn.mar import ImageModel
+from marlearn.mar import AutoregressiveModel
 from marlearn.train import encode_data, TrainConfig
 
 KINDS, RUNS = ('diffusion', 'flow', 'energy'), Path('runs/heads')
 
-def with_new_head(model:ImageModel, kind:str, seed:int=0)->ImageModel:
+def with_new_head(model:AutoregressiveModel, kind:str, seed:int=0)->AutoregressiveModel:
     "The same backbone, frozen, and a head of this kind and of the same size that knows nothing yet"
     head = replace(model.config.head, kind=kind, noise_levels=4, samples=4)
     torch.manual_seed(seed)
-    new = ImageModel(replace(model.config, head=head))
+    new = AutoregressiveModel(replace(model.config, head=head))
     new.backbone.load_state_dict(model.backbone.state_dict())
     new.backbone.requires_grad_(False)
     return new

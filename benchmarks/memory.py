@@ -11,7 +11,7 @@ from marlearn.engine.flops import most_known
 from marlearn.engine.hardware import pick_device, pick_precision
 from marlearn.engine.plan import activation_bytes, n_weights, state_bytes
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.train import EMA, make_optimizer, step_generator, train_step, TrainConfig
 from .common import MODELS, ROOT, commit, held_now, machine, peak_memory, report_memory, table, write
 
@@ -31,7 +31,7 @@ CASES = { # name -> configuration, pictures at a time
 def train(c:ModelConfig, B:int, n_known:int, device:str, steps:int=2):
     "From the second step on, Adam has its moments"
     dtype = torch.float32 if device == 'cpu' else pick_precision(device)[0]
-    model = ImageModel(c).to(device).train()
+    model = AutoregressiveModel(c).to(device).train()
     tokens = torch.randn(B, c.n_tokens, c.token_dim, device=device)
     if c.head.kind == 'cross-entropy':
         codes = torch.randn(c.head.codes, c.token_dim, device=device)

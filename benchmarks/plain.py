@@ -8,10 +8,10 @@ from torch import nn
 from marlearn.ar import take
 from marlearn.diffusion import add_noise, denoise_step, diffusion_loss, respace
 from marlearn.generate import guidance_scales
-from marlearn.mar import ImageModel
+from marlearn.mar import AutoregressiveModel
 from marlearn.orders import draw_n_known, make_counts, make_order
 
-def loss(model:ImageModel, tokens, labels, generator):
+def loss(model:AutoregressiveModel, tokens, labels, generator):
     "The training loss of a diffusion head"
     c, head, device = model.config, model.head, tokens.device
     (B, N, P), L = tokens.shape, c.head.noise_levels
@@ -54,8 +54,8 @@ def train_step(model, average, tokens, labels, opt, generator, clip=3.0, decay=0
     return value.item()
 
 @torch.no_grad()
-def generate(model:ImageModel, labels, *, ar_steps, diff_steps=100, cfg_scale=1.0, guidance='linear', temperature=1.0,
-             generator=None):
+def generate(model:AutoregressiveModel, labels, *, ar_steps, diff_steps=100, cfg_scale=1.0, guidance='linear',
+             temperature=1.0, generator=None):
     "Draw pictures' tokens"
     c, net, schedule = model.config, model.head.net, respace(model.head.schedule, diff_steps)
     B, N, P, device = len(labels), c.n_tokens, c.token_dim, labels.device

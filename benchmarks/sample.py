@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from marlearn.engine.hardware import autocast, cast_linear_layers, compile_model, pick_device, pick_precision
 from marlearn.generate import generate
-from marlearn.mar import ImageModel
+from marlearn.mar import AutoregressiveModel
 from . import plain
 from .common import MODELS, as_rows, commit, machine, peak_memory, report_memory, side_by_side, table, write
 
@@ -18,7 +18,7 @@ MODES = ('plain', 'default', 'compiled', 'fastest')
 def make_model(name, device, seed=0):
     "Random weights, but none at zero: adaLN layers start there, and a network that answers zero would be no test"
     torch.manual_seed(seed)
-    model = ImageModel(MODELS[name]).to(device).eval().requires_grad_(False)
+    model = AutoregressiveModel(MODELS[name]).to(device).eval().requires_grad_(False)
     for p in model.head.parameters():
         if not p.any(): torch.nn.init.normal_(p, std=.02)
     return model

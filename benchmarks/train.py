@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 import torch
 from marlearn.engine.hardware import compile_model, pick_device, pick_precision, training_attention
-from marlearn.mar import count_parameters, ImageModel
+from marlearn.mar import count_parameters, AutoregressiveModel
 from marlearn.orders import draw_n_known, make_order
 from marlearn.train import EMA, make_optimizer, step_generator, train_step, TrainConfig
 from . import plain
@@ -17,7 +17,7 @@ def work(name, mode, batch, device, seed=0):
     "A function that does one training step, with the same random numbers each time"
     torch.manual_seed(seed)
     config = MODELS[name]
-    model = ImageModel(config).to(device).train()
+    model = AutoregressiveModel(config).to(device).train()
     tokens = torch.randn(batch, config.n_tokens, config.token_dim, device=device)
     labels = torch.arange(batch, device=device) % config.n_classes
     def generator(): return step_generator(seed, 0, device)
@@ -61,7 +61,7 @@ def measure(name, batch, repeats, device, modes=('plain', 'default', 'compiled')
         held[mode] = peak_memory(code, min(3, repeats))
     cases = {mode: work(name, mode, batch, device) for mode in modes}
     seconds, first = side_by_side(cases, repeats, device, before=1) # as in a run, where a step follows its like
-    about = {'model': name, 'parameters': count_parameters(ImageModel(MODELS[name]))}
+    about = {'model': name, 'parameters': count_parameters(AutoregressiveModel(MODELS[name]))}
     rows = as_rows(seconds, first, batch, **about)
     for row in rows: row['peak_memory_gb'] = held.get(row['mode'])
     return rows

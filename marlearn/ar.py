@@ -67,6 +67,7 @@ class CausalAR(nn.Module):
         labels:Tensor, # (B,) int64; n_classes = the null class
         order:Tensor, # (B, N) int64, `order[b, 0]` is generated first
         n_known:int=0, # no effect: every position is predicted from all that come before it
+        lengths:Tensor|None=None, # no effect: padding stands last in `order`, where no other token sees it
     )->Tensor: # (B, N, D): z by position
         "z for every position at once, each from the class and the tokens that come earlier in the order (MAR Eq. 2)"
         self.check(tokens, labels, order)
@@ -82,6 +83,7 @@ class CausalAR(nn.Module):
         n_known:int, # 0 <= n_known < N
         n_new:int=1, # must be 1
         cache:list[KVCache]|None=None, # from `make_cache`; only elements that it does not hold pass the blocks
+        lengths:Tensor|None=None, # no effect, as in `forward`
     )->Tensor: # (B, 1, D)
         "z of position `order[:, n_known]`, for generation"
         if n_new != 1: raise ValueError(f"n_new={n_new}: a causal backbone draws one token a step")

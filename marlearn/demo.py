@@ -19,7 +19,7 @@ from .engine.run import RunConfig
 if TYPE_CHECKING: # named in hints; imported only where they are used, so that help comes at once
     import numpy as np
     from marlearn.data import ImageData
-    from marlearn.mar import ImageModel
+    from marlearn.mar import AutoregressiveModel
     from marlearn.tokenizers import Tokenizer
 
 # %% ../nbs/engine/demo.ipynb #b8011acb
@@ -201,7 +201,7 @@ class _Demo:
         print(f"training {count_parameters(self.model)/1e6:.1f}M parameters for {self.run.train.steps} steps of "
               f"{self.run.train.batch_size}, {seen/len(self.tokens):.1f} times through {len(self.tokens)} pictures")
         options = self.config.sampling() | {'diff_steps': 20}
-        def write_samples(step:int, raw:'ImageModel', averaged:'ImageModel')->None:
+        def write_samples(step:int, raw:'AutoregressiveModel', averaged:'AutoregressiveModel')->None:
             page = draw_grid(averaged, self.tokenizer, self.which, 4, dtype=self.dtype,
                              generator=self.fresh_generator(), **options)
             save_class_grid(page, self.which, self.data.classes, self.out/f'samples-step-{step:06d}.png',

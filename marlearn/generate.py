@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from .ar import check_labels, Head
 from .heads import SAMPLERS
-from .mar import ImageModel
-from .orders import make_counts, make_order
+from .mar import AutoregressiveModel
+from .orders import check_lengths, make_counts, make_order, padding_last
 
 # %% ../nbs/12_generate.ipynb #48b6545e
 def guidance_at(
@@ -110,7 +110,7 @@ def head_options(
 # %% ../nbs/12_generate.ipynb #be2eafe5
 @torch.no_grad()
 def generate(
-    model:ImageModel, # in evaluation mode
+    model:AutoregressiveModel, # in evaluation mode
     labels:Tensor, # (B,) int64 classes; n_classes = the null class
     *,
     ar_steps:int|None=None, # K, 1..number of tokens to draw; None: the model's own, else one per token, at most 64
@@ -123,6 +123,7 @@ def generate(
     schedule:str|Sequence[int]='cosine', # a name in SCHEDULES, or how many tokens each step draws
     known:Tensor|None=None, # (B, N, P) tokens to begin with; they come back untouched
     hidden:Tensor|None=None, # (B, N) bool, True = draw it, as many in every image; goes with `known`
+    lengths:Tensor|None=None, # (B,) int64: tokens of each sequence that are real, the first ones; padding is 0
     generator:torch.Generator|None=None, # all randomness comes from here
     callback:Callable|None=None, # callback(k, tokens (B, N, P), new (B, n) positions) after each step
 )->Tensor: # (B, N, P) float32 tokens
@@ -137,6 +138,10 @@ def generate(
         raise ValueError(f"cfg_scale={cfg_scale}: with label_drop=0 this model has no null class to move away from")
 
     tokens, hidden = start_from(known, hidden, B, N, P, device)
+    if lengths is not None:
+        check_lengths(lengths, B, N)
+        if causal and not (hidden | (torch.arange(N, device=device) < lengths.unsqueeze(1))).all():
+            raise ValueError("a causal backbone draws padding last: `hidden` must be True where padding stands")
     n_hidden = N if known is None else int(hidden[:1].sum())
     own_order = make_order(c.order if order is None else order, B, N, generator, device)
     order = own_order
@@ -144,6 +149,8 @@ def generate(
         order = known_first(own_order, hidden)
         if causal and c.order != 'random' and not torch.equal(order, own_order):
             raise ValueError(f"this model learned {c.order} order: known tokens must be the first ones of the order")
+    if causal and lengths is not None:
+        order = padding_last(order, lengths)
     if ar_steps is None and isinstance(schedule, str):
         ar_steps = n_hidden if causal else min(c.ar_steps or 64, n_hidden)
     counts = make_counts(schedule, n_hidden, ar_steps) if n_hidden else []
@@ -157,14 +164,15 @@ def generate(
     cache_rows = 0
     for k, (n_new, scale) in enumerate(zip(counts, scales)):
         new = order[:, n_known:n_known + n_new]                                # the next set of places
-        inputs = tokens, labels, order
+        inputs, real = (tokens, labels, order), lengths
         if scale != 1:
             inputs = tokens.repeat(2, 1, 1), torch.cat([labels, null]), order.repeat(2, 1)
+            real = None if lengths is None else lengths.repeat(2)
         rows = B if scale == 1 else 2*B
         if rows != cache_rows:                                                 # guidance has set in, or ended
             cache_rows = rows
             cache = model.backbone.make_cache(rows)                            # an empty one reads all that is known
-        z = model.backbone.condition(*inputs, n_known, n_new, cache=cache).flatten(0, 1)
+        z = model.backbone.condition(*inputs, n_known, n_new, cache=cache, lengths=real).flatten(0, 1)
         z_uncond = None
         if scale != 1:
             z, z_uncond = z.chunk(2)
@@ -174,4 +182,6 @@ def generate(
         n_known += n_new
         if callback:
             callback(k, tokens, new)
+    if lengths is not None:
+        tokens = tokens*(torch.arange(N, device=device) < lengths.unsqueeze(1)).unsqueeze(-1)
     return tokens

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'GRID_ORDERS', 'SCHEDULES', 'random_order', 'raster_order', 'mask_from_order', 'grid_side',
-           'checkerboard_order', 'halton_cell', 'halton_cells', 'halton_order', 'make_order', 'mask_ratio',
-           'n_known_at', 'draw_n_known', 'check_steps', 'cosine_counts', 'linear_counts', 'exponential_counts',
-           'given_counts', 'make_counts']
+           'checkerboard_order', 'halton_cell', 'halton_cells', 'halton_order', 'make_order', 'check_lengths',
+           'padding_last', 'mask_ratio', 'n_known_at', 'draw_n_known', 'check_steps', 'cosine_counts', 'linear_counts',
+           'exponential_counts', 'given_counts', 'make_counts']
 
 # %% ../nbs/10_orders.ipynb #a402eb82
 import math
@@ -127,6 +127,24 @@ def make_order(
         order = order.expand(B, N)
     check_order(order, B, N)
     return order
+
+# %% ../nbs/10_orders.ipynb #a10pad02
+def check_lengths(
+    lengths:Tensor, # (B,) int64
+    B:int, N:int, # sequences, and tokens that each has room for
+):
+    "Every length must lie in 1..N (looked at on the CPU only)"
+    if lengths.shape != (B,) or lengths.dtype != torch.int64:
+        raise ValueError(f"lengths {tuple(lengths.shape)} of {lengths.dtype} must be ({B},) int64: real tokens of each")
+    if lengths.device.type == 'cpu' and not ((lengths >= 1) & (lengths <= N)).all():
+        raise ValueError(f"lengths reach from {int(lengths.min())} to {int(lengths.max())}: they must lie in 1..{N}")
+
+def padding_last(
+    order:Tensor, # (B, N) int64
+    lengths:Tensor, # (B,) int64: tokens of each sequence that are real, the first ones
+)->Tensor: # (B, N) int64
+    "The same order, except that padding comes after every real token: a causal model then never sees any"
+    return order.gather(1, (order >= lengths.unsqueeze(1)).long().argsort(dim=1, stable=True))
 
 # %% ../nbs/10_orders.ipynb #124e2667
 def mask_ratio(

@@ -17,7 +17,7 @@ import numpy as np, torch
 from torch import nn, Tensor
 from tqdm.auto import tqdm
 from .data import ImageData
-from .mar import ImageModel, ModelConfig
+from .mar import AutoregressiveModel, ModelConfig
 from .tokenizers import Tokenizer
 
 # %% ../nbs/13_train.ipynb #108b0f4d
@@ -81,9 +81,9 @@ def resolve_config(
 def new_model(
     config:ModelConfig, # made by `resolve_config`
     tokenizer:Tokenizer,
-)->ImageModel: # with random weights from the global generator
+)->AutoregressiveModel: # with random weights from the global generator
     "A model that has not been trained yet; a head that chooses from a codebook gets the tokenizer's"
-    model = ImageModel(config)
+    model = AutoregressiveModel(config)
     if config.head.kind == 'cross-entropy':
         model.head.set_codebook(tokenizer.codebook)
     return model
@@ -95,6 +95,7 @@ class TokenData:
     mean:Tensor # (n, N, P) float16; float32 where tokens are codes, which must stay what they are
     std:Tensor|None # (n, N, P) float16, or None where the tokenizer is certain
     labels:Tensor # (n,) int64
+    lengths:Tensor|None = None # (n,) int64: tokens of each that are real, the first ones; None: all
 
     def __post_init__(self):
         parts = [part for part in (self.mean, self.std) if part is not None]
@@ -103,6 +104,10 @@ class TokenData:
                                  "the tokenizer is broken, or overflows half precision")
 
     def __len__(self)->int: return len(self.labels)
+
+    def options(self, index:Tensor, device:str|torch.device='cpu')->dict[str, Tensor]:
+        "What `AutoregressiveModel.loss` must know of these besides: their lengths, where these differ"
+        return {} if self.lengths is None else {'lengths': self.lengths[index].to(device)}
 
     def batch(self,
         index:Tensor, # (B,) int64
@@ -190,7 +195,7 @@ def seeded_dropout(generator:torch.Generator):
 
 # %% ../nbs/13_train.ipynb #f4e92d00
 def make_optimizer(
-    model:ImageModel,
+    model:AutoregressiveModel,
     config:TrainConfig,
 )->torch.optim.AdamW:
     "AdamW with the paper's betas; weight decay only on the backbone's matrices and tables (MAR App. B)"
@@ -214,14 +219,14 @@ def learning_rate(
 
 # %% ../nbs/13_train.ipynb #f29cc582
 def loss_and_gradient(
-    model:ImageModel, # in training mode
+    model:AutoregressiveModel, # in training mode
     tokens:Tensor, # (B, N, P)
     labels:Tensor, # (B,)
     *,
     generator:torch.Generator, # order, mask, noise, dropout
     dtype:torch.dtype=torch.float32, # of matrix products; losses stay in float32
     n_parts:int=1, # in which the batch is done; this is one of them, and its gradient is added to what is there
-    **options:Any, # of `ImageModel.loss`: `every_token`, `n_known`
+    **options:Any, # of `AutoregressiveModel.loss`: `every_token`, `n_known`
 )->dict[str, Tensor]: # 'loss' and its parts ('mse' and 'vlb' of a diffusion head): scalars, still on the device
     "Forward and backward (MAR Eq. 1)"
     autocast = torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32)
@@ -231,7 +236,7 @@ def loss_and_gradient(
     return {name: value.detach()/n_parts for name, value in losses.items()}
 
 def clipped_update(
-    model:ImageModel, # whose gradient is known
+    model:AutoregressiveModel, # whose gradient is known
     opt:torch.optim.Optimizer,
     clip:float=3.0, # largest norm of the gradient
 )->dict[str, Tensor|bool]: # 'grad_norm' before it was clipped, 'skipped'
@@ -245,7 +250,7 @@ def clipped_update(
     return {'grad_norm': norm, 'skipped': not finite}
 
 def train_step(
-    model:ImageModel, # in training mode
+    model:AutoregressiveModel, # in training mode
     tokens:Tensor, # (B, N, P)
     labels:Tensor, # (B,)
     opt:torch.optim.Optimizer,
@@ -262,7 +267,7 @@ def train_step(
 # %% ../nbs/13_train.ipynb #675e9448
 @torch.no_grad()
 def held_out_loss(
-    model:ImageModel,
+    model:AutoregressiveModel,
     data:TokenData, # pictures that training never sees
     *,
     batch_size:int=100,
@@ -277,7 +282,7 @@ def held_out_loss(
         generator = step_generator(seed, k, device)
         tokens, labels = data.batch(index, generator, device)
         with autocast:
-            loss = model.loss(tokens, labels, generator=generator)['loss']
+            loss = model.loss(tokens, labels, generator=generator, **data.options(index, device))['loss']
         total += loss.item()*len(index)
     model.train(was_training)
     return total/len(data)
@@ -309,7 +314,7 @@ class EMA:
 
 # %% ../nbs/13_train.ipynb #3a0103f0
 def train_loop(
-    model:ImageModel, # on the device that shall train it; changed in place
+    model:AutoregressiveModel, # on the device that shall train it; changed in place
     data:TokenData,
     config:TrainConfig,
     held_out:TokenData|None=None, # pictures that are never trained on
@@ -329,7 +334,7 @@ def train_loop(
         for group in opt.param_groups:
             group['lr'] = learning_rate(config, step)
         losses = train_step(model, tokens, labels, opt, generator=generator, clip=config.clip, dtype=dtype,
-                            every_token=config.paper_exact)
+                            every_token=config.paper_exact, **data.options(index, device))
         ema.update(model, step)
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
             row = {'step': step + 1, 'loss': losses['loss'].item()}

@@ -29,10 +29,12 @@ class Attention(nn.Module):
         x:Tensor, # (B, L, D)
         cache:'KVCache|None'=None, # keys and values of earlier rows; x are the rows that come next
         queries:Tensor|None=None, # (B, n) int64: the rows whose output is wanted, if not all
+        visible:Tensor|None=None, # (B, L) bool: the rows that may be looked at, if not all (padding is not)
     )->Tensor: # (B, L, D); (B, n, D) with `queries`
         "softmax(q k^T / sqrt(d)) v, in each head by itself (Vaswani et al. 2017, Eq. 1)"
         if not self.causal and cache: raise ValueError("a cache needs causal=True: else new rows change earlier ones")
-        if self.causal and queries is not None: raise ValueError("queries are not for causal=True")
+        if self.causal and (queries is not None or visible is not None):
+            raise ValueError("queries and visible are not for causal=True")
         B, L, D = x.shape
         q, k, v = (t.view(B, L, self.heads, D//self.heads).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
         past = 0
@@ -43,6 +45,8 @@ class Attention(nn.Module):
             q = q.take_along_dim(queries[:, None, :, None], dim=2)
         causal = self.causal and L > 1                                    # a single new row may see all there are
         mask = torch.ones(L, past + L, dtype=torch.bool, device=x.device).tril(past) if causal and past else None
+        if visible is not None:
+            mask = visible[:, None, None]                                 # the same for all heads and all rows
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and not past,
                                            dropout_p=self.dropout if self.training else 0.0)
         return F.dropout(self.proj(h.transpose(1, 2).flatten(2)), self.dropout, self.training)
@@ -85,9 +89,10 @@ class Block(nn.Module):
         x:Tensor, # (B, L, D)
         cache:'KVCache|None'=None, # of this block; x are the rows that come next
         queries:Tensor|None=None, # (B, n) int64: the rows whose output is wanted, in a last block
+        visible:Tensor|None=None, # (B, L) bool: the rows that attention may look at, if not all
     )->Tensor: # (B, L, D); (B, n, D) with `queries`
         "x + attn(norm1(x)), then x + mlp(norm2(x))"
-        h = self.attn(self.norm1(x), cache, queries)
+        h = self.attn(self.norm1(x), cache, queries, visible)
         if queries is not None:
             x = x.take_along_dim(queries.unsqueeze(-1), dim=1)
         x = x + h

@@ -59,7 +59,7 @@ def cell(name, kind, fields, steps, every, n, seed):
     import torch
     from marlearn.generate import generate
     from marlearn.heads import HeadConfig
-    from marlearn.mar import count_parameters, ImageModel, ModelConfig
+    from marlearn.mar import count_parameters, AutoregressiveModel, ModelConfig
     from marlearn.engine.presets import variant
     from marlearn.tokenizers import PixelTokenizer
     from marlearn.engine.run import fit, RunConfig
@@ -75,7 +75,7 @@ def cell(name, kind, fields, steps, every, n, seed):
                                 heads=2, class_slots=4, dropout=0.0, label_drop=0.0, min_mask_ratio=0.05, mask_std=0.5,
                                 head=head), name)
     torch.manual_seed(seed)
-    network = ImageModel(model)
+    network = AutoregressiveModel(model)
     if kind == 'cross-entropy':
         codes = codebook_of(tokens.flatten(0, 1))
         network.head.set_codebook(codes)

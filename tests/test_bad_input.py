@@ -6,7 +6,7 @@ import torch
 from marlearn.data import load_shapes
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig, HEADS, make_head
-from marlearn.mar import ImageModel, model_config_from, ModelConfig
+from marlearn.mar import AutoregressiveModel, model_config_from, ModelConfig
 from marlearn.engine.presets import tiny, variant
 from marlearn.files import pretrained
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, PixelTokenizer
@@ -34,7 +34,7 @@ def small_head(kind):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return ImageModel(small()).eval()
+    return AutoregressiveModel(small()).eval()
 
 @pytest.fixture
 def no_work(monkeypatch):
@@ -59,7 +59,7 @@ def test_codebook_head_on_continuous_tokens():
     with pytest.raises(ValueError, match='codebook'):
         resolve_config(config, PixelTokenizer(8), 32, 3)
     with pytest.raises(ValueError, match='codebook'):
-        ImageModel(config)                                                                     # codes unknown
+        AutoregressiveModel(config)                                                                     # codes unknown
     vq = load_tokenizer(pretrained('vq'))
     model = new_model(resolve_config(config, vq, 32, 3), vq)
     tokens = torch.randn(B, 64, vq.codebook.shape[1])
@@ -102,7 +102,7 @@ def test_class_that_does_not_exist(model, no_work):
         generate(model, torch.tensor([0, 4]), generator=torch.Generator())
 
 def test_guidance_with_a_model_that_never_dropped_a_label(no_work):
-    model = ImageModel(small(label_drop=0.0))
+    model = AutoregressiveModel(small(label_drop=0.0))
     with pytest.raises(ValueError, match='label_drop'):
         generate(model, LABELS, cfg_scale=2.0, generator=torch.Generator())
 
@@ -113,7 +113,7 @@ def test_known_tokens_that_are_nan(model, no_work):
         generate(model, LABELS, known=known, hidden=hidden, generator=torch.Generator())
 
 def test_causal_backbones_draw_one_token_a_step(no_work):
-    model = ImageModel(small(backbone='causal'))
+    model = AutoregressiveModel(small(backbone='causal'))
     with pytest.raises(ValueError, match='one token a step'):
         generate(model, LABELS, ar_steps=4, generator=torch.Generator())
     with pytest.raises(ValueError, match='one token a step'):
@@ -148,8 +148,8 @@ def test_resuming_with_another_architecture(model, tmp_path, monkeypatch):
         model = resolve_config(small(**changes), tokenizer, 32, 10)
         config = RunConfig(model=model, train=TrainConfig(steps=2, batch_size=4, save_every=1))
         last = tmp_path/'run'/'checkpoints'/'step-00000002'
-        return fit(ImageModel(model), data, config, tmp_path/'run', tokenizer=tokenizer, classes=tuple('abcdefghij'),
-                   resume_from=last if last.exists() else None)
+        return fit(AutoregressiveModel(model), data, config, tmp_path/'run', tokenizer=tokenizer,
+                   classes=tuple('abcdefghij'), resume_from=last if last.exists() else None)
     run()
     cases = (({'width': 16}, 'does not fit'), ({'heads': 2}, 'another run'),
              ({'backbone': 'causal'}, 'does not fit'), ({'order': 'raster'}, 'another run'))

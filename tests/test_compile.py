@@ -12,14 +12,14 @@ from marlearn.engine import hardware
 from marlearn.engine.hardware import autocast, cast_linear_layers, compile_model, worth_compiling
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.train import make_optimizer, seeded_dropout, step_generator, train_step, TrainConfig
 
 CONFIG = ModelConfig(n_tokens=16, token_dim=4, n_classes=10, width=32, encoder_blocks=2, decoder_blocks=2, heads=2,
                      class_slots=2, dropout=0.0, head=HeadConfig(blocks=2, width=32, x0_limit=3.0))
 
 def untrained():
-    with seeded_dropout(torch.Generator().manual_seed(0)): return ImageModel(CONFIG).train()
+    with seeded_dropout(torch.Generator().manual_seed(0)): return AutoregressiveModel(CONFIG).train()
 
 def losses(model, steps=6):
     opt, labels = make_optimizer(model, TrainConfig()), torch.arange(8)
@@ -91,7 +91,7 @@ def test_a_compiled_drawing_is_the_same(from_scratch):
 def test_a_causal_model_draws_without_compiling_for_each_token(from_scratch):
     def causal():
         torch.manual_seed(0)
-        return ImageModel(replace(CONFIG, backbone='causal')).eval()
+        return AutoregressiveModel(replace(CONFIG, backbone='causal')).eval()
     plain, model = causal(), causal()
     compile_model(model, True, device='cpu', drawing=True)
     def write(model, B): return draw(model, B, ar_steps=None, diff_steps=4)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from marlearn.engine.exchange import export_vae_file, import_mar, import_vae
 from marlearn.engine.official import diffusers_config, export_mar, export_vae, load_vae, official_tokenizer
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.tokenizers import load_tokenizer
 from marlearn.vae import VAE, VAEConfig
 
@@ -170,7 +170,7 @@ def test_mar_with_such_an_autoencoder(tmp_path):
     made(SD).save_pretrained(tmp_path/'vae')
     sizes = ModelConfig(n_tokens=4, token_dim=16, n_classes=3, width=24, encoder_blocks=1, decoder_blocks=1, heads=3,
                         class_slots=4, head=HeadConfig(blocks=1, width=20))
-    save_file(export_mar(ImageModel(sizes)), tmp_path/'mar.safetensors')
+    save_file(export_mar(AutoregressiveModel(sizes)), tmp_path/'mar.safetensors')
     import_mar(tmp_path/'mar.safetensors', tmp_path/'vae', tmp_path/'mar', heads=3)
     tokenizer = load_tokenizer(tmp_path/'mar'/'tokenizer')
     assert (tokenizer.patch, tokenizer.scale) == (2, 0.18215)

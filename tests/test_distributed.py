@@ -222,7 +222,7 @@ from marlearn.data import load_shapes
 from marlearn.engine.presets import preset
 from marlearn.engine.processes import MultiProcess
 from marlearn.engine.run import RunConfig, fit
-from marlearn.mar import ImageModel
+from marlearn.mar import AutoregressiveModel
 from marlearn.tokenizers import PixelTokenizer
 from marlearn.train import encode_data, resolve_config, TrainConfig
 processes, tokenizer, pictures = MultiProcess(timeout=4), PixelTokenizer(8), load_shapes(n=40)
@@ -235,7 +235,8 @@ class Sleepy:
         return self.data.batch(*a)
 model = resolve_config(preset('tiny').model, tokenizer, 32, 10)
 run = RunConfig(model=model, train=TrainConfig(steps=9, batch_size=16, sample_every=0))
-fit(ImageModel(model), Sleepy(), run, sys.argv[1], tokenizer=tokenizer, classes=pictures.classes, processes=processes)
+fit(AutoregressiveModel(model), Sleepy(), run, sys.argv[1], tokenizer=tokenizer, classes=pictures.classes,
+    processes=processes)
 '''
 
 def test_a_process_that_hangs_is_named(tmp_path):

@@ -20,7 +20,7 @@ from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.exchange import class_names, distinct
 from marlearn.engine.official import export_mar, export_vae, load_mar, load_vae, read_official
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.tokenizers import load_tokenizer, PixelTokenizer, save_tokenizer
 from marlearn.vae import VAE, VAEConfig
 from tools import captured, randomise
@@ -32,7 +32,7 @@ KL = VAEConfig(width=32, mults=(1, 2), latent_channels=4, embed_dim=4, norm_grou
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 @pytest.fixture(scope='module')
-def mar(): return export_mar(randomise(ImageModel(MAR)))
+def mar(): return export_mar(randomise(AutoregressiveModel(MAR)))
 
 @pytest.fixture(scope='module')
 def kl(): return export_vae(randomise(VAE(KL)))
@@ -80,7 +80,7 @@ def test_import_draw_export(given, mar, kl, imported, tmp_path, capsys):
 
 def test_imported_models_can_be_measured(folder, tmp_path, capsys):
     sizes = replace(MAR, n_tokens=16, n_classes=10)
-    save_file(export_mar(ImageModel(sizes)), tmp_path/'m.safetensors')
+    save_file(export_mar(AutoregressiveModel(sizes)), tmp_path/'m.safetensors')
     save_file(export_vae(VAE(replace(KL, mults=(1, 1, 2)))), tmp_path/'v.safetensors')
     status, said = run(capsys, 'import', 'mar', tmp_path/'m.safetensors', '--vae', tmp_path/'v.safetensors', '--heads',
                        3, '--out', tmp_path/'mar')
@@ -121,7 +121,7 @@ def test_vae_alone_and_then_mar(given, mar, kl, tmp_path, capsys):
     assert status == 0 and load_checkpoint(tmp_path/'mar').tokenizer.scale == 0.5, said
 
 def test_imagenet_is_known_by_name(kl, tmp_path, capsys):
-    weights = export_mar(randomise(ImageModel(replace(MAR, n_classes=1000))))
+    weights = export_mar(randomise(AutoregressiveModel(replace(MAR, n_classes=1000))))
     save_file(weights, tmp_path/'m.safetensors')
     save_file(kl, tmp_path/'v.safetensors')
     status, said = run(capsys, 'import', 'mar', tmp_path/'m.safetensors', '--vae', tmp_path/'v.safetensors', '--heads',

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from marlearn.ar import take
 from marlearn.generate import anneal_diff_steps, generate, guidance_at, guidance_scales, known_first
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.orders import cosine_counts, make_order, ORDERS, random_order, raster_order, SCHEDULES
 
 N, P, D = 16, 5, 32
@@ -21,9 +21,9 @@ def make_model(backbone='mar', kind='diffusion', **changes):
     "A small model with random weights, none of them zero; cross-entropy with a codebook of its own"
     torch.manual_seed(0)
     head = HeadConfig(kind=kind, blocks=1, width=24, x0_limit=4.0, codes=7 if kind == 'cross-entropy' else 0)
-    model = ImageModel(ModelConfig(**({'n_tokens': N, 'token_dim': P, 'n_classes': 3, 'backbone': backbone, 'width': D,
-                                       'encoder_blocks': 1, 'decoder_blocks': 1, 'heads': 4, 'class_slots': 2,
-                                       'dropout': 0.0, 'head': head} | changes))).eval()
+    settings = {'n_tokens': N, 'token_dim': P, 'n_classes': 3, 'backbone': backbone, 'width': D, 'encoder_blocks': 1,
+                'decoder_blocks': 1, 'heads': 4, 'class_slots': 2, 'dropout': 0.0, 'head': head}
+    model = AutoregressiveModel(ModelConfig(**settings | changes)).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1*torch.randn_like(p))

@@ -9,7 +9,7 @@ from benchmarks import plain
 from marlearn.engine.hardware import compile_model, pick_precision
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
 from marlearn.train import EMA, make_optimizer, step_generator, train_step, TrainConfig
 from marlearn.vae import VAE, VAEConfig
@@ -32,7 +32,7 @@ def pretended():
         yield
 
 def fake_model(backbone='mar', kind='diffusion'):
-    with torch.device('cuda'): return ImageModel(config(backbone, kind))
+    with torch.device('cuda'): return AutoregressiveModel(config(backbone, kind))
 
 def fake_batch(B=8): return torch.randn(B, 16, 4, device='cuda'), torch.zeros(B, dtype=torch.long, device='cuda')
 

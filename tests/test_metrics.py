@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from marlearn.data import ImageData, load_shapes
 from marlearn.engine.pictures import load_data
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.heads import HeadConfig
 from marlearn.engine.evaluation import (
     cached_features, dinov2, evaluate, inception, measure_tokenizer, PictureFolder)
@@ -379,7 +379,7 @@ def test_shipped_classifier_is_small_and_deterministic(g):
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    return ImageModel(ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1,
+    return AutoregressiveModel(ModelConfig(n_tokens=16, token_dim=192, n_classes=10, width=16, encoder_blocks=1,
                                   decoder_blocks=1, heads=2, class_slots=1,
                                   head=HeadConfig(blocks=1, width=16, x0_limit=5.0))).eval()
 

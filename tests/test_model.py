@@ -4,7 +4,7 @@ from torch.testing import assert_close
 from marlearn.generate import generate, guidance_at
 from marlearn.heads import DiffusionHead, HeadConfig
 from marlearn.ar import take
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.orders import cosine_counts, draw_n_known, mask_from_order, mask_ratio, random_order
 from marlearn.engine.presets import preset, PRESETS
 from marlearn.files import pretrained
@@ -18,7 +18,7 @@ def make_model(**changes):
     config = ModelConfig(**({'n_tokens': N, 'token_dim': P, 'n_classes': 3, 'width': D, 'encoder_blocks': 2,
                              'decoder_blocks': 2, 'heads': 4, 'class_slots': 3,
                              'dropout': 0.0, 'head': HeadConfig(blocks=2, width=24)} | changes))
-    model = ImageModel(config).eval()
+    model = AutoregressiveModel(config).eval()
     with torch.no_grad():                                        # nothing left at zero, so that every number matters
         for p in model.parameters():
             p.add_(0.05*torch.randn_like(p))
@@ -194,7 +194,7 @@ def test_shipped_tokenizer_has_unit_scale_and_keeps_shapes():
                           ('mar-h-imagenet256', 942_403_104)])
 def test_presets_have_the_published_size(name, parameters):
     with torch.device('meta'):
-        model = ImageModel(preset(name).model)
+        model = AutoregressiveModel(preset(name).model)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 def test_unknown_preset_names_the_known_ones():

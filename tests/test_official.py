@@ -5,7 +5,7 @@ import pytest, torch
 from safetensors.torch import save_file
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.engine.official import export_mar, export_vae, KL16_SCALE, load_mar, load_vae, official_tokenizer
 from marlearn.vae import VAE, VAEConfig
 from tools import randomise
@@ -14,7 +14,7 @@ CONFIG = ModelConfig(n_tokens=9, token_dim=8, n_classes=5, width=24, encoder_blo
                      mlp_ratio=2.5, class_slots=4, head=HeadConfig(blocks=2, width=20))
 
 @pytest.fixture(scope='module')
-def model(): return randomise(ImageModel(CONFIG), 0)
+def model(): return randomise(AutoregressiveModel(CONFIG), 0)
 
 @pytest.fixture(scope='module')
 def state(model): return export_mar(model)
@@ -39,7 +39,7 @@ def test_loaded_weights_are_a_copy(state):
     assert state['mask_token'].any()
 
 def test_odd_mlp_width_and_other_types(state):
-    other = randomise(ImageModel(replace(CONFIG, mlp_ratio=29.5/24)), 1)                     # 29 hidden: no whole ratio
+    other = randomise(AutoregressiveModel(replace(CONFIG, mlp_ratio=29.5/24)), 1)           # 29 hidden: no whole ratio
     half = {k: v.half() for k, v in export_mar(other).items()}
     assert load_mar(half, heads=3).backbone.mask_token.dtype == torch.float32
     assert same(export_mar(load_mar(half, heads=3, dtype=None)), half)
@@ -153,7 +153,7 @@ def test_models_without_an_official_form(model):
                          (ModelConfig(**small, order='raster'), 'raster'),
                          (ModelConfig(**small, head=HeadConfig(kind='flow')), 'flow'),
                          (ModelConfig(**small, head=HeadConfig(train_steps=50)), '50')):
-        with pytest.raises(ValueError, match=f'no such model.*{word}'): export_mar(ImageModel(config))
+        with pytest.raises(ValueError, match=f'no such model.*{word}'): export_mar(AutoregressiveModel(config))
 
 VAES = [VAEConfig(), VAEConfig(width=16, mults=(1, 2), res_blocks=2, attn_levels=(1,), decoder_attn=True,
                                latent_channels=6, embed_dim=3, norm_groups=4, img_channels=1),

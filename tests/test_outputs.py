@@ -11,7 +11,7 @@ from marlearn.engine.presets import tiny
 from marlearn.engine.run import fit, read_log
 from marlearn.data import load_shapes
 from marlearn.files import atomic_file, atomic_folder, is_running, process_mark
-from marlearn.mar import ImageModel
+from marlearn.mar import AutoregressiveModel
 from marlearn.tokenizers import PixelTokenizer, save_tokenizer
 from marlearn.train import encode_data, resolve_config
 from tools import run
@@ -300,8 +300,8 @@ def small_run(out, on_sample=None, on_log=None, **train):
     config = replace(config, model=resolve_config(config.model, tokenizer, 32, 10),
                      train=replace(config.train, batch_size=4, log_every=1, precision='fp32', **train))
     torch.manual_seed(0)
-    return fit(ImageModel(config.model), encode_data(tokenizer, shapes, quiet=True), config, out, tokenizer=tokenizer,
-               classes=shapes.classes, on_sample=on_sample, on_log=on_log)
+    return fit(AutoregressiveModel(config.model), encode_data(tokenizer, shapes, quiet=True), config, out,
+               tokenizer=tokenizer, classes=shapes.classes, on_sample=on_sample, on_log=on_log)
 
 def test_a_step_is_saved_before_samples_are_drawn_and_a_failure_there_ends_nothing(tmp_path):
     seen, rows = [], []

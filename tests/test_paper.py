@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from marlearn.generate import guidance_at
-from marlearn.mar import count_parameters, ImageModel
+from marlearn.mar import count_parameters, AutoregressiveModel
 from marlearn.orders import cosine_counts, mask_ratio
 from marlearn.engine.presets import mar_base, mar_huge, mar_large
 
@@ -12,7 +12,7 @@ MODELS = {'B': mar_base, 'L': mar_large, 'H': mar_huge}
 
 def on_meta(size):
     with torch.device('meta'):
-        return ImageModel(MODELS[size]().model).eval()
+        return AutoregressiveModel(MODELS[size]().model).eval()
 
 # --- training masks (App. B) ---
 

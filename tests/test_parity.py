@@ -16,7 +16,7 @@ from marlearn.diffusion import (
     learned_log_variance, respace, Schedule)
 from marlearn.generate import generate, guidance_at
 from marlearn.heads import HeadConfig, sinusoids
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.engine.official import (
     export_mar, export_vae, KL16_SCALE, load_mar, load_vae, mar_names, to_official, vae_names)
 from marlearn.orders import cosine_counts, mask_ratio
@@ -270,7 +270,7 @@ def training_rows(v):
         v.same(m[0], rows[m[1]][hidden].mean(), STAGE)
 
 def training_step(v, **options):
-    "Our own `ImageModel.loss`, with every random number handed to it"
+    "Our own `AutoregressiveModel.loss`, with every random number handed to it"
     model, (order, n_known), L, every = model_of(v), our_order(v), noise_levels(v), options.get('every_token', False)
     (B, N), P, kept = order.shape, model.config.token_dim, model.config
     low = min(kept.min_mask_ratio, (N - n_known - 1)/N)  # the recorded ratio may lie below what training draws
@@ -498,7 +498,7 @@ def test_bf16_stays_near(path):
 
 def randomised(config):
     "A model of which no weight is zero"
-    model, g = ImageModel(config), torch.Generator().manual_seed(0)
+    model, g = AutoregressiveModel(config), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(0.3*torch.randn(p.shape, generator=g))
@@ -563,7 +563,7 @@ def test_presets_have_the_official_parameters(path):
     assert {n: ours[n] for n in theirs} == theirs
     if listed['model'] not in PRESETS: return
     with torch.device('meta'):
-        preset = ImageModel(PRESETS[listed['model']]().model)
+        preset = AutoregressiveModel(PRESETS[listed['model']]().model)
     want = {n: tuple(t.shape) for n, t in state.items()}
     assert {n: tuple(t.shape) for n, t in export_mar(preset).items()} == want
     same = ('n_tokens', 'token_dim', 'n_classes', 'width', 'encoder_blocks', 'decoder_blocks', 'heads', 'mlp_ratio',

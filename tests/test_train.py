@@ -11,7 +11,7 @@ from marlearn.engine.hardware import pick_precision
 from marlearn.engine.run import (
     activation_checkpointing, fit, prefetch, read_log, run_config_from, RunConfig, warm_up_step)
 from marlearn.heads import HeadConfig
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.tokenizers import KLTokenizer, PixelTokenizer
 from marlearn.train import (
     batch_index, EMA, ema_decay, encode_data, held_out_loss, learning_rate, make_optimizer, seeded_dropout,
@@ -56,7 +56,7 @@ def encoded(n=64, **options): return encode_data(TOKENIZER, load_shapes(n=n), qu
 def data(): return encoded()
 
 def fresh(seed=0, config=CONFIG):
-    with seeded_dropout(torch.Generator().manual_seed(seed)): return ImageModel(config)
+    with seeded_dropout(torch.Generator().manual_seed(seed)): return AutoregressiveModel(config)
 
 def start(folder, config=RUN, model=None, **options):
     model = model or fresh(config=config.model)
@@ -291,7 +291,7 @@ def test_non_finite_loss_stops_before_it_is_saved(log_every, save_every, tmp_pat
     assert all(np.isfinite(list(row.values())).all() for row in read_log(tmp_path/'run'/'log.jsonl'))
 
 def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is_not(tmp_path):
-    class Spiky(ImageModel):
+    class Spiky(AutoregressiveModel):
         def loss(self, *a, **kw):
             parts = super().loss(*a, **kw)
             if self.training and self.countdown == 0:          # plus zero, whose slope is infinite
@@ -307,7 +307,7 @@ def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is_not(tmp_path):
     assert all(p.isfinite().all() for p in model.parameters())
 
 def test_steps_without_a_gradient_stop_the_run_after_a_while_and_leave_their_batch(tmp_path):
-    class Broken(ImageModel):
+    class Broken(AutoregressiveModel):
         def loss(self, *a, **kw):
             parts = super().loss(*a, **kw)
             self.calls += 1
@@ -554,7 +554,7 @@ def test_prefetched_data_gives_the_same_weights(whole, tmp_path):
 def test_warm_up_step_leaves_nothing_behind(kind):
     "Also with codes, of which every token has to be one"
     torch.manual_seed(0)
-    model = ImageModel(replace(CONFIG, head=HeadConfig(kind=kind, blocks=1, width=16, codes=7)))
+    model = AutoregressiveModel(replace(CONFIG, head=HeadConfig(kind=kind, blocks=1, width=16, codes=7)))
     if kind == 'cross-entropy': model.head.set_codebook(torch.randn(7, CONFIG.token_dim))
     before, seen, chance = [p.clone() for p in model.parameters()], [], torch.get_rng_state()
     hooks = [p.register_hook(lambda g: seen.append(g.abs().sum())) for p in model.parameters()]

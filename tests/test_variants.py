@@ -5,7 +5,7 @@ import pytest, torch
 from marlearn.data import load_shapes
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig, HEADS
-from marlearn.mar import ImageModel, ModelConfig
+from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.engine.presets import variant, VARIANTS
 from marlearn.files import pretrained
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, PixelTokenizer, VQTokenizer
@@ -121,7 +121,7 @@ def test_variants_differ_only_in_how_tokens_see_each_other(encoded):
 def test_known_tokens_through_the_head_change_the_work_not_the_mean():
     "`every_token`, as the official code: with a head that draws nothing, exactly the same loss"
     torch.manual_seed(0)
-    model = ImageModel(ModelConfig(n_tokens=16, token_dim=4, n_classes=3, width=16, heads=2, encoder_blocks=1,
+    model = AutoregressiveModel(ModelConfig(n_tokens=16, token_dim=4, n_classes=3, width=16, heads=2, encoder_blocks=1,
                                    decoder_blocks=1, class_slots=1, dropout=0.0, min_mask_ratio=0.3,
                                    head=HeadConfig(kind='mse', width=16)))
     tokens, labels, rows = torch.randn(5, 16, 4), torch.tensor([0, 1, 2, 0, 1]), []

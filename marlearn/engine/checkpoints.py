@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..files import atomic_folder, file_hash, load_weights, read_weights, save_weights
-from ..mar import ImageModel, model_config_from
+from ..mar import AutoregressiveModel, model_config_from
 from ..tokenizers import load_tokenizer, save_tokenizer, Tokenizer
 from ..train import EMA
 
@@ -29,7 +29,7 @@ def _moments(optimizer_state:dict)->dict[str, Tensor]:
     return moments
 
 def snapshot(
-    model:ImageModel,
+    model:AutoregressiveModel,
     ema:EMA|None=None,
     opt:torch.optim.Optimizer|None=None,
 )->dict[str, dict[str, Tensor]]: # 'model', 'ema', 'optimizer': tensors by name, on the CPU
@@ -47,7 +47,7 @@ def snapshot(
 def save_checkpoint(
     folder:Path, # written in one step
     *,
-    model:ImageModel,
+    model:AutoregressiveModel,
     tokenizer:Tokenizer,
     config:Any, # `RunConfig`, or another dataclass
     classes:Sequence[str], # names
@@ -112,7 +112,7 @@ def latest_checkpoint(
 @dataclass(frozen=True)
 class Checkpoint:
     "What `load_checkpoint` gives back"
-    model:ImageModel # in evaluation mode
+    model:AutoregressiveModel # in evaluation mode
     tokenizer:Tokenizer
     classes:tuple[str, ...] # names
     step:int # steps done
@@ -126,7 +126,7 @@ def load_checkpoint(
     "Rebuild model and tokenizer from a checkpoint"
     folder, state = Path(folder), check_checkpoint(folder)
     settings = json.loads((folder/'config.json').read_text(encoding='utf-8'))
-    model = ImageModel(model_config_from(settings['model']))
+    model = AutoregressiveModel(model_config_from(settings['model']))
     weights = [folder/'ema.safetensors', folder/'model.safetensors']
     if not ema:
         weights.reverse()
@@ -145,7 +145,7 @@ def _read_moments(path:Path, want:dict[str, Tensor])->dict[str, dict[str, Tensor
 
 def resume(
     folder:Path, # written by `save_checkpoint` with its optimizer
-    model:ImageModel, # receives the weights
+    model:AutoregressiveModel, # receives the weights
     ema:EMA,
     opt:torch.optim.Optimizer,
 )->int: # steps done

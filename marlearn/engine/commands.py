@@ -37,7 +37,7 @@ if TYPE_CHECKING: # named in hints; imported only where they are used, so that h
     from marlearn.engine.checkpoints import Checkpoint
     from marlearn.engine.latents import LatentData
     from marlearn.engine.run import SingleProcess
-    from marlearn.mar import ImageModel, ModelConfig
+    from marlearn.mar import AutoregressiveModel, ModelConfig
     from marlearn.metrics import Extractor, Statistics
     from marlearn.tokenizers import Tokenizer
     from marlearn.train import TokenData
@@ -129,7 +129,7 @@ def command_line(
 SAMPLING = ('ar_steps', 'diff_steps', 'sampler', 'temperature', 'guidance', 'order', 'schedule') # options of `generate`
 
 def compile_to_draw(
-    model:'ImageModel', # compiled in place
+    model:'AutoregressiveModel', # compiled in place
     wish:bool|Literal['auto'],
     device:str,
     dtype:torch.dtype, # of matrix products
@@ -354,7 +354,7 @@ class Train(RunConfig):
         from marlearn.engine.drawing import draw_grid, pick_classes, save_class_grid
         which, seed = pick_classes(len(classes)), self.train.seed
         guided = {'cfg_scale': 3.0 if config.model.label_drop else 1.0, 'guidance': 'constant'}
-        def write_samples(step:int, raw:'ImageModel', averaged:'ImageModel')->None:
+        def write_samples(step:int, raw:'AutoregressiveModel', averaged:'AutoregressiveModel')->None:
             page = draw_grid(averaged, tokenizer, which, 8, dtype=dtype, temperature=0.95, diff_steps=25,
                              generator=torch.Generator(device).manual_seed(seed), **guided)
             path = out/f'samples-step-{step:08d}.png'

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from ..files import atomic_file
 from ..generate import generate
-from ..mar import ImageModel
+from ..mar import AutoregressiveModel
 from ..plot import cover_hidden, image_grid, save_animation, show_images
 from ..tokenizers import Tokenizer
 from ..vae import psnr
@@ -75,7 +75,7 @@ def pick_classes(
 # %% ../../nbs/engine/drawing.ipynb #d9d4eaa7
 @torch.no_grad()
 def draw_grid(
-    model:ImageModel, # in evaluation mode
+    model:AutoregressiveModel, # in evaluation mode
     tokenizer:Tokenizer,
     which:Tensor, # class indices, one row each
     per_class:int=8,
@@ -147,7 +147,7 @@ def save_reconstructions(
 # %% ../../nbs/engine/drawing.ipynb #8f86df0b
 @torch.no_grad()
 def save_generation(
-    model:ImageModel,
+    model:AutoregressiveModel,
     tokenizer:Tokenizer,
     labels:Tensor, # (B,)
     path:Path, # .gif

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..data import ImageData
 from ..files import atomic_file, atomic_folder, cache_dir, file_hash, read_json, remove_leftovers, write_json
 from ..generate import generate
-from ..mar import ImageModel
+from ..mar import AutoregressiveModel
 from ..metrics import (
     as_bytes, as_saved, cifar10_classifier, extract, extract_batches, Extractor, frechet_floor, inception_score,
     join_batches, kernel_distance, precision_recall, result_name, Statistics)
@@ -182,7 +182,7 @@ def _as_json(options):
 
 @torch.no_grad()
 def draw_batch(
-    model:ImageModel, # in evaluation mode
+    model:AutoregressiveModel, # in evaluation mode
     tokenizer:Tokenizer,
     labels:Tensor, # (B,) classes
     *,
@@ -219,7 +219,7 @@ class PictureFolder:
     "Drawn pictures on disk, CLASS/NUMBER.png. Several processes fill it together, and after a kill it is filled up"
     def __init__(self,
         folder:Path,
-        model:ImageModel, # in evaluation mode
+        model:AutoregressiveModel, # in evaluation mode
         tokenizer:Tokenizer,
         labels:Tensor, # (n,) class of each picture
         *,
@@ -495,7 +495,7 @@ def _evaluation_mode(model):
 # %% ../../nbs/engine/evaluation.ipynb #2234d03f
 @torch.no_grad()
 def evaluate(
-    model:ImageModel,
+    model:AutoregressiveModel,
     tokenizer:Tokenizer,
     reference:ImageData|Statistics, # pictures to compare with, or their statistics over the same extractor
     *,

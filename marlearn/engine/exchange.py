@@ -18,7 +18,7 @@ import torch
 import tyro
 if TYPE_CHECKING: # named in hints; imported only where they are used, so that help comes at once
     from collections.abc import Sequence
-    from marlearn.mar import ImageModel
+    from marlearn.mar import AutoregressiveModel
     from marlearn.tokenizers import KLTokenizer
 
 # %% ../../nbs/engine/exchange.ipynb #cc8b9902
@@ -103,7 +103,7 @@ def read_tokenizer(
 
 def fit_tokenizer_to_model(
     tokenizer:'KLTokenizer',
-    model:'ImageModel',
+    model:'AutoregressiveModel',
     patch_size:int|None=None, # latent cells per token side; None: the one that fits
     img_size:int|None=None, # pixels per side; None: the one that fits
 )->tuple['KLTokenizer', int]: # and the pixels per side of a picture
@@ -136,7 +136,7 @@ def import_mar(
     scale:float|None=None, # 1/std of the latents; None: as the autoencoder's file says
     norm_groups:int|None=None, # of the autoencoder; None: as its file says, else 32
     names:Path|None=None, # a file of class names
-)->'ImageModel':
+)->'AutoregressiveModel':
     "Make a checkpoint of an official model and its autoencoder"
     from marlearn.engine.checkpoints import save_checkpoint
     from marlearn.engine.official import load_mar
@@ -195,7 +195,7 @@ def export_mar_file(
     checkpoint:Path, # a checkpoint's or a run's folder
     out:Path, # .pth as the official trainer writes it, with both sets of weights; .safetensors: one set
     raw:bool=False, # for .safetensors: the raw weights instead of their average
-)->'ImageModel':
+)->'AutoregressiveModel':
     "Write a model so that the official code can load it"
     from marlearn.engine.commands import open_checkpoint
     from marlearn.engine.official import export_mar

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.attention import sdpa_kernel, SDPBackend
-from ..mar import ImageModel
+from ..mar import AutoregressiveModel
 from ..transformer import Block
 
 # %% ../../nbs/engine/hardware.ipynb #2f894d4c
@@ -121,7 +121,7 @@ def worth_compiling(
     if seconds < least: return False, f'{run} does not earn back compiling, one of {least:.0f} s would'
     return True, f'{run} earns it back'
 
-def _compiled_parts(model:ImageModel, drawing:bool)->list[nn.Module]:
+def _compiled_parts(model:AutoregressiveModel, drawing:bool)->list[nn.Module]:
     "Every transformer block, and the network of the head if it has one; not blocks whose cache grows step by step"
     blocks = [m for m in model.modules() if isinstance(m, Block)]
     if drawing and model.config.backbone == 'causal': blocks = []
@@ -129,7 +129,7 @@ def _compiled_parts(model:ImageModel, drawing:bool)->list[nn.Module]:
     return blocks if net is None else [*blocks, net]
 
 def compile_model(
-    model:ImageModel, # its blocks and its head's network are compiled in place
+    model:AutoregressiveModel, # its blocks and its head's network are compiled in place
     # 'auto': where the run is long enough, see `worth_compiling`
     wish:bool|Literal['auto']='auto',
     *,

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn, Tensor
 from ..heads import DiffusionHead, HeadConfig
-from ..mar import ImageModel, ModelConfig
+from ..mar import AutoregressiveModel, ModelConfig
 from ..tokenizers import KLTokenizer
 from ..vae import VAE, VAEConfig
 
@@ -42,7 +42,7 @@ def _layers(table, ours, theirs)->Names:
 def mar_names(
     config:ModelConfig, # sizes of the model
 )->Names:
-    "What the official code calls the weights of an `ImageModel`"
+    "What the official code calls the weights of an `AutoregressiveModel`"
     names = {'backbone.class_embedding.weight': ('class_emb.weight', 'fake_latent')}
     names |= {f'backbone.{ours}': (theirs,) for ours, theirs in _TABLES.items()}
     names |= _layers(_BACKBONE, 'backbone', '')
@@ -410,7 +410,7 @@ def load_mar(
     label_drop:float|None=None, # share of labels that training dropped; None: from the checkpoint's settings, else 0.1
     dropout:float|None=None, # for training on; None: from the checkpoint's settings, else 0.1
     dtype:torch.dtype|None=torch.float32, # None: as stored
-)->ImageModel: # in evaluation mode, ready for `generate`
+)->AutoregressiveModel: # in evaluation mode, ready for `generate`
     "Our model with the weights of the official MAR; sizes come from the shapes"
     state, settings = _weights(source, 'MAR', ('model_ema', 'model', 'state_dict') if ema else ('model', 'state_dict'))
     given = {'label_drop_prob': label_drop, 'proj_dropout': dropout}
@@ -419,11 +419,11 @@ def load_mar(
         raise ValueError(f"patch_size={patch_size}: a token of {config.token_dim} numbers cannot hold "
                          f"{patch_size}x{patch_size} latents")
     with torch.device('meta'):
-        model = ImageModel(config)
+        model = AutoregressiveModel(config)
     return _fill(model, mar_names(config), state, dtype)
 
 def export_mar(
-    model:ImageModel, # masked backbone, diffusion head
+    model:AutoregressiveModel, # masked backbone, diffusion head
 )->dict[str, Tensor]: # what the official code's `load_state_dict` takes
     "The weights under their official names; models that the official code cannot be are refused"
     config = model.config

@@ -16,7 +16,7 @@ from .latents import row_bytes
 from .presets import IMAGENET_PICTURES
 from .run import RunConfig
 from .tokenizers import TOKENIZERS
-from ..mar import count_parameters, ImageModel, ModelConfig
+from ..mar import count_parameters, AutoregressiveModel, ModelConfig
 
 # %% ../../nbs/engine/plan.ipynb #6258b6f7
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ USABLE = .93 # of a GPU's memory: the rest is CUDA's own, and gaps between tenso
 def n_weights(c:ModelConfig)->int:
     "Parameters, counted without making them"
     with torch.device('meta'):
-        return count_parameters(ImageModel(c))
+        return count_parameters(AutoregressiveModel(c))
 
 def state_bytes(
     c:ModelConfig,

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .hardware import launch
 from .run import SingleProcess, warm_up_step
 from ..heads import ResBlock
-from ..mar import ImageModel
+from ..mar import AutoregressiveModel
 from ..train import EMA
 from ..transformer import Block
 
@@ -56,7 +56,7 @@ class MultiProcess(SingleProcess):
         self.messages = dist.new_group(backend='gloo', timeout=limit)      # small numbers, on the CPU
         self.roll_call = dist.new_group(backend='gloo', timeout=limit)     # not disturbed by what the others wait for
 
-    def wrap_model(self, model:ImageModel, ema:EMA, dtype:torch.dtype=torch.float32)->nn.Module:
+    def wrap_model(self, model:AutoregressiveModel, ema:EMA, dtype:torch.dtype=torch.float32)->nn.Module:
         "Share a model's gradients; with `shard`, cut the model and its average into pieces, in place"
         if self.shard:
             mesh = init_device_mesh(torch.device(self.device).type, (self.world_size,))

@@ -24,7 +24,7 @@ from .checkpoints import list_checkpoints, resume, save_checkpoint, snapshot
 from .hardware import compile_model, pick_precision, training_attention
 from ..files import atomic_file, remove_leftovers, save_weights
 from ..heads import ResBlock
-from ..mar import ImageModel, model_config_from, ModelConfig
+from ..mar import AutoregressiveModel, model_config_from, ModelConfig
 from ..orders import draw_n_known
 from ..tokenizers import Tokenizer
 from ..train import (
@@ -172,7 +172,7 @@ def _warn_of_changes(saved:dict, train:TrainConfig, world_size:int, n_parts:int)
 # %% ../../nbs/engine/run.ipynb #482c5949
 @contextmanager
 def activation_checkpointing(
-    model:ImageModel,
+    model:AutoregressiveModel,
     on:bool=True,
 )->Iterator[None]:
     "Within it, the blocks of backbone and head keep their input only and compute the rest again (Chen et al. 2016)"
@@ -237,7 +237,7 @@ class SingleProcess:
     can_draw = True # may rank 0 draw pictures by itself?
 
     def wrap_model(self,
-        model:ImageModel,
+        model:AutoregressiveModel,
         ema:EMA,
         dtype:torch.dtype=torch.float32, # of matrix products
     )->nn.Module:
@@ -283,7 +283,7 @@ def shared_n_known(config:ModelConfig, seed:int, step:int)->int:
 # %% ../../nbs/engine/run.ipynb #a82c6489
 def warm_up_step(
     network:nn.Module, # `model`, or what wraps it
-    model:ImageModel,
+    model:AutoregressiveModel,
     dtype:torch.dtype=torch.float32, # of matrix products
 ):
     "One forward and backward on blank tokens, so that DDP and the compiler set themselves up; no weight changes"
@@ -306,12 +306,12 @@ def _load_parts(data, train:TrainConfig, processes:SingleProcess, device, step:i
         batch.append((*data.batch(indices[part], generator, device), generator))
     return batch
 
-def _operations(model:ImageModel, train:TrainConfig)->float:
+def _operations(model:AutoregressiveModel, train:TrainConfig)->float:
     "Of the whole run, roughly: six for each weight and token. `engine.flops` counts hidden tokens and noise levels too"
     n_tokens = model.config.n_tokens + model.config.class_slots
     return 6*sum(p.numel() for p in model.parameters())*n_tokens*train.batch_size*train.steps
 
-def _draw(on_sample:Callable, step:int, model:ImageModel, ema:EMA):
+def _draw(on_sample:Callable, step:int, model:AutoregressiveModel, ema:EMA):
     "A picture on the way is worth no training: one that fails is a warning"
     try:
         on_sample(step, model, ema.model)
@@ -345,7 +345,7 @@ class _RecentSteps:
 
 # %% ../../nbs/engine/run.ipynb #3820a832
 def fit(
-    model:ImageModel, # changed in place
+    model:AutoregressiveModel, # changed in place
     data:TokenData,
     config:RunConfig,
     run:Path, # folder for log.jsonl and checkpoints/
@@ -362,6 +362,8 @@ def fit(
 )->tuple[EMA, list[dict]]: # averaged weights, and the log
     "Train, log and save; stopped at any moment it can be resumed to the same weights"
     run, train, is_first = Path(run), config.train, processes.rank == 0
+    if getattr(data, 'lengths', None) is not None:
+        raise ValueError("sequences of unequal length are for `train.train_loop`; a long run wants equal ones")
     n_parts = check_parts(train, processes)
     dtype, _ = pick_precision(device, train.precision)
     model.to(device).train()

@@ -10,7 +10,7 @@ import copy, math
 import torch
 from ..exercises import compare, exercise, Wrong
 from ...heads import HeadConfig
-from ...mar import ImageModel, ModelConfig
+from ...mar import AutoregressiveModel, ModelConfig
 from ...train import make_optimizer, train_step, TrainConfig
 
 # %% ../../../nbs/15_cifar.ipynb #ca8d9dfc
@@ -31,7 +31,7 @@ def _tiny_run(step, clip=0.05, steps=3):
     "A tiny model after a few steps on made-up tokens"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ImageModel(_TINY).train()
+        model = AutoregressiveModel(_TINY).train()
     opt, g = make_optimizer(model, TrainConfig(lr=1e-2)), torch.Generator().manual_seed(1)
     for k in range(steps):
         tokens = torch.randn(8, 16, 24, generator=g)

@@ -9,7 +9,7 @@ __all__ = ['check_rows', 'check_place', 'check_visible', 'check_autoregressive']
 import torch
 from ...ar import take
 from ..exercises import compare, exercise, Wrong
-from ...mar import ImageModel, ModelConfig
+from ...mar import AutoregressiveModel, ModelConfig
 from ...heads import HeadConfig
 from ...orders import random_order
 
