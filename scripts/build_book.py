@@ -55,12 +55,18 @@ def links_inside(
     return re.sub(r'(?<!!)\[([^\]]*)\]\(([^)]*)\)', keep, text)
 
 def reader_notebook(path:Path)->dict:
-    "A notebook as the book shows it"
-    notebook = json.loads(path.read_text(encoding='utf-8'))
+    "A notebook as the book shows it; the code of its optional section is folded"
+    notebook, is_optional = json.loads(path.read_text(encoding='utf-8')), False
     notebook['cells'] = [c for c in map(reader_cell, notebook['cells']) if c]
     for c in notebook['cells']:
+        text = ''.join(c['source'])
         if c['cell_type'] == 'markdown':
-            c['source'] = links_inside(''.join(c['source']), path).splitlines(keepends=True)
+            if titles := re.findall(r'^## (.*)', text, re.M):
+                is_optional = titles[-1].startswith('Further')
+            c['source'] = links_inside(text, path).splitlines(keepends=True)
+        elif is_optional and not c['metadata'].get('tags'):
+            shown = c['metadata']['mystnb'] | {'code_prompt_show': 'Code and result', 'code_prompt_hide': 'Hide'}
+            c['metadata'] = {'tags': ['hide-cell'], 'mystnb': shown}
     notebook['metadata'] = {'kernelspec': {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}}
     return notebook
 

@@ -8,16 +8,16 @@ from pathlib import Path
 root, bin_folder = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 PARTS = { # name -> what is run, from the root of the repository
     'ruff': ['ruff', 'check', '--quiet', '.'],
-    # two notebooks side by side, one thread each: faster on two cores than the other way round
+    # two notebooks or tests side by side, one thread each: faster on two cores than the other way round
     'notebooks': ['nbdev-test', '--n-workers', '2', '--do-print', '--timing'],
-    'pytest': ['python', '-m', 'pytest'],
+    'pytest': ['python', '-m', 'pytest', '-n', '2', '--dist', 'worksteal'],
 }
 
 def run(name:str)->tuple[bool, float]: # whether all is well, seconds
     "One part, with the tools that lie beside this Python"
     program, *options = PARTS[name]
     env = os.environ | {'PATH': f'{bin_folder}{os.pathsep}{os.environ.get("PATH", "")}'}
-    if name == 'notebooks': env['OMP_NUM_THREADS'] = '1'
+    if name != 'ruff': env['OMP_NUM_THREADS'] = '1'
     print(f'== {name}: {" ".join(PARTS[name])}', flush=True)
     start = time.perf_counter()
     done = subprocess.run([str(bin_folder/program), *options], cwd=root, env=env)

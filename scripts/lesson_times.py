@@ -1,0 +1,75 @@
+"""How long is each lesson? Reading at 200 words and 12 lines of code a minute, compared with the minutes on the map.
+
+    python scripts/lesson_times.py            a table
+    python scripts/lesson_times.py --check    an error where the map (marlearn.course.map) says something else
+
+Counted is what a reader sees in the main part: neither hidden cells nor the optional section ("## Further"), and of
+the exercises only the text. Minutes are rounded up to five; the time for the exercises is what their headings say."""
+import json, math, re, sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from marlearn.course.map import LESSONS
+
+WORDS, LINES = 200, 12                                                  # that one reads in a minute
+MOST_CELLS, MOST_WORDS, MOST_LINES = 70, 2500, 350                      # of the main part
+
+@dataclass(frozen=True)
+class Length:
+    cells:int # of the main part
+    words:int
+    lines:int # of code
+    exercises:int # minutes
+
+    @property
+    def minutes(self)->int: return 5*math.ceil((self.words/WORDS + self.lines/LINES)/5)
+
+def words_of(text:str)->int:
+    "Links count as their text; tags, formulas and tables' rules as nothing"
+    text = re.sub(r'\]\([^)]*\)|<[^>]*>|^\|[-| ]*\|$', ' ', text, flags=re.M)
+    return sum(any(c.isalnum() for c in word) for word in text.split())
+
+def is_hidden(source:str)->bool: return re.search(r'^#\|\s*hide\b', source, re.M) is not None
+
+def lines_of(source:str)->int:
+    "Lines with something on them that Python reads"
+    return sum(bool(line.strip()) and not line.startswith('#|') for line in source.splitlines())
+
+def measure(path:Path)->Length:
+    "Count one lesson's main part"
+    cells = words = lines = exercises = 0
+    part = 'main'
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        is_code = cell['cell_type'] == 'code'
+        if not is_code:
+            for title in re.findall(r'^## (.*)', source, re.M):
+                part = {'Further': 'further', 'Exercises': 'exercises'}.get(title.split(':')[0].strip(), 'main')
+            exercises += sum(map(int, re.findall(r'Difficulty \d of 3, about (\d+) minute', source)))
+        if part != 'main' or is_code and is_hidden(source): continue
+        cells += 1
+        if is_code:
+            lines += lines_of(source)
+        else:
+            words += words_of(source)
+    return Length(cells, words, lines, exercises)
+
+def lengths()->dict[str, Length]:
+    "Of every lesson, by its notebook's name"
+    return {l.notebook: measure(ROOT/'nbs'/f'{l.notebook}.ipynb') for l in LESSONS}
+
+if __name__ == '__main__':
+    wrong, found = [], lengths()
+    print('lesson                cells  words  lines  minutes  on the map  exercises')
+    for lesson in LESSONS:
+        n = found[lesson.notebook]
+        too_long = n.cells > MOST_CELLS or n.words > MOST_WORDS or n.lines > MOST_LINES
+        print(f'{lesson.notebook:20} {n.cells:6} {n.words:6} {n.lines:6} {n.minutes:8} {lesson.minutes:11} '
+              f'{n.exercises:10}{"  too long" if too_long else ""}')
+        if n.minutes != lesson.minutes:
+            wrong.append(f'{lesson.notebook}: {n.minutes} minutes, the map says {lesson.minutes}')
+    print(f'{sum(n.minutes for n in found.values())/60:.1f} hours, and '
+          f'{sum(n.exercises for n in found.values())/60:.1f} hours of exercises')
+    if '--check' in sys.argv and wrong: sys.exit('\n'.join(wrong))
