@@ -447,6 +447,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'marlearn/engine/commands.py'),
                                           'marlearn.engine.commands.Train.sample_writer': ( 'engine/commands.html#train.sample_writer',
                                                                                             'marlearn/engine/commands.py'),
+                                          'marlearn.engine.commands.Train.tokenizer_of_run': ( 'engine/commands.html#train.tokenizer_of_run',
+                                                                                               'marlearn/engine/commands.py'),
                                           'marlearn.engine.commands.Train.work': ( 'engine/commands.html#train.work',
                                                                                    'marlearn/engine/commands.py'),
                                           'marlearn.engine.commands.TrainTokenizer': ( 'engine/commands.html#traintokenizer',

@@ -20,6 +20,7 @@ from marlearn.demo import demo, DemoConfig, plan_steps
 from marlearn.engine.presets import tiny
 from marlearn.engine.checkpoints import load_checkpoint
 from marlearn.engine.run import read_log
+from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 from tools import run
 
 @pytest.fixture(scope='module')
@@ -121,6 +122,16 @@ def test_train_then_resume(folder, tmp_path, capsys):
     status, err = run(capsys, *base, '--train.steps', 6, '--resume')
     assert status == 0, err
     assert [r['step'] for r in read_log(tmp_path/'run'/'log.jsonl')] == [2, 4, 6]
+
+def test_a_run_keeps_its_tokenizer_when_another_ships(folder, tmp_path, capsys, monkeypatch):
+    base = ['train', '--preset', 'tiny', '--data', folder, '--out', tmp_path/'run', '--train.batch-size', 8]
+    assert run(capsys, *base, '--train.steps', 2)[0] == 0
+    monkeypatch.setattr('marlearn.engine.tokenizers.get_tokenizer', lambda name: PixelTokenizer(patch=8))
+    status, err = run(capsys, *base, '--train.steps', 4, '--resume')
+    assert status == 0, err
+    assert load_tokenizer(tmp_path/'run'/'checkpoints'/'step-00000004'/'tokenizer').kind == 'kl'
+    status, err = run(capsys, *base, '--train.steps', 6, '--resume', '--tokenizer', 'pixels')  # asked for: refused
+    assert status == 2 and 'another run' in err, err
 
 @pytest.mark.parametrize('preset', ['cifar10-tiny', 'cifar10-pixels', 'cifar10-codes'])
 def test_presets_of_every_kind_train_and_draw(preset, folder, tmp_path, capsys):

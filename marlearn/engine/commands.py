@@ -315,7 +315,7 @@ class Train(RunConfig):
                                  "pixels")
             tokenizer, n, name = data.tokenizer(), len(data)//2, f'latents in {self.data}'
         else:
-            tokenizer = get_tokenizer(self.tokenizer)
+            tokenizer = self.tokenizer_of_run(checkpoint) or get_tokenizer(self.tokenizer)
             tokenizer.token_shape(self.img_size) # refused here, before pictures are decoded
             if checkpoint:
                 self.check_resumable(checkpoint, tokenizer)
@@ -324,6 +324,13 @@ class Train(RunConfig):
         C = len(data.classes)
         other = '' if C == self.model.n_classes else f" instead of the preset's {self.model.n_classes}"
         return data, tokenizer.to(device), f"{n} pictures of {C} classes{other} ({name})"
+
+    def tokenizer_of_run(self, checkpoint:Path|None)->'Tokenizer|None':
+        "What 'shipped' meant when this run began: another version of marlearn may ship another tokenizer"
+        from marlearn.tokenizers import load_tokenizer
+        if not checkpoint or self.tokenizer != 'shipped': return None
+        run = json.loads((checkpoint/'config.json').read_text(encoding='utf-8'))['run']
+        return load_tokenizer(checkpoint/'tokenizer') if run['tokenizer'] == 'shipped' else None
 
     def check_resumable(self, checkpoint:Path, tokenizer:'Tokenizer')->None:
         "Refuse another network or tokenizer as long as no picture was decoded: the classes are not known yet"
