@@ -51,7 +51,7 @@ CANDIDATES = { # name -> candidate; the first is what shipped with marlearn 0.1
     '10 channels, adversarial': Candidate(adversarial=0.1),
     'stride 2, 3 channels': Candidate(channels=3, mults=(1, 2), patch=4),
 }
-CHOSEN = '10 channels'
+CHOSEN = '8 channels'
 
 # Networks that look at pictures
 
@@ -195,7 +195,7 @@ def train_vae(name, candidate, work, minutes, save_every=1000):
             opt.step()
             if adversary and share > 0.45: adversary.learn(images, recon)
             step, spent = step + 1, before + time.process_time() - clock
-            recent.append({k: float(v) for k, v in parts.items()})
+            recent.append({k: v.item() for k, v in parts.items()})
             if step % 100 == 0:
                 bar.set_postfix({k: f'{np.mean([r[k] for r in recent if k in r]):.4f}' for k in recent[-1]})
                 recent.clear()
@@ -217,7 +217,7 @@ def judged(tokenizer, work, n=2000):
     def features(judge, x):
         return judge(x)['features'] if name == 'distance of copies' else judge.features(x)
     test, shapes, result = load_data('cifar10', 'test'), load_shapes('test'), {}
-    images, labels = test.batch(np.linspace(0, len(test) - 1, n).round().astype(int))
+    images, labels = test.batch(np.linspace(0, len(test) - 1, min(n, len(test))).round().astype(int))
     copies = torch.cat([as_saved(tokenizer.reconstruct(part)) for part in images.split(100)])
     for name, judge in judges.items():
         real, copied = (Statistics().update(torch.cat([features(judge, p) for p in x.split(100)]))
@@ -231,7 +231,7 @@ def judged(tokenizer, work, n=2000):
     result['psnr of shapes'] = psnr(drawn, as_saved(tokenizer.reconstruct(drawn))).mean().item()
     with FlopCounterMode(display=False) as counter: tokenizer.reconstruct(images[:1])
     N, P = tokenizer.token_shape(32)
-    return result | {'tokens': N, 'numbers per token': P, 'scale': tokenizer.scale, 'pictures': n,
+    return result | {'tokens': N, 'numbers per token': P, 'scale': tokenizer.scale, 'pictures': len(images),
                      'MFLOPs, encode and decode': counter.get_total_flops()/1e6,
                      'parameters': sum(p.numel() for p in tokenizer.parameters())}
 
@@ -249,14 +249,14 @@ def compare(names, work, minutes, out):
         write(out, found)
         print(json.dumps(found['rows'][-1], indent=1))
 
-def ship(work, minutes, out):
+def ship(work, minutes, out, n=10_000):
     candidate = CANDIDATES[CHOSEN]
     vae, training = train_vae(CHOSEN, candidate, work, minutes)
     tokenizer = tokenizer_of(vae, candidate)
     save_tokenizer(tokenizer, out)
     report = {'command': f'python scripts/ship_tokenizer.py ship --minutes {minutes:g}', 'settings': asdict(candidate),
               'train_pictures': 'CIFAR-10 train + 8000 shapes', 'machine': machine()} | training
-    report |= judged(tokenizer, work, n=10_000)
+    report |= judged(tokenizer, work, n)
     write(out/'report.json', report)
     print(json.dumps(report, indent=1))
 

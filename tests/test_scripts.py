@@ -1,11 +1,14 @@
 "The scripts that make what ships still work, on a run of seconds"
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 import torch
 from marlearn.cli import main
+from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import load_checkpoint
+from marlearn.tokenizers import load_tokenizer
 
 SCRIPTS = Path(__file__).resolve().parent.parent/'scripts'
 
@@ -23,3 +26,26 @@ def test_a_run_becomes_a_shipped_model(tmp_path, folder):
     report = json.loads((model/'report.json').read_text())
     assert report['steps'] == 4 and 0 < report['held_out_noise_error']['raw weights'] < 10
     assert sorted(f.name for f in pictures.iterdir()) == ['generation.gif', 'samples.png']
+
+def test_a_tokenizer_is_trained_judged_and_shipped(tmp_path, monkeypatch):
+    "In seconds, on shapes; a second call goes on where the first has stopped"
+    spec = importlib.util.spec_from_file_location('ship_tokenizer', SCRIPTS/'ship_tokenizer.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, 'load_data', lambda name, split='train': load_shapes(split, n=200))
+    monkeypatch.setattr(script, 'load_shapes', lambda split='train', n=200: load_shapes(split, n=200))
+    for name in script.NETWORKS: assert 0 <= script.train_network(name, tmp_path, 0.01)['test accuracy'] <= 1
+    script.ship(tmp_path, 0.02, tmp_path/'first', n=200)
+    script.ship(tmp_path, 0.02, tmp_path/'second', n=200)                  # nothing is left to do: the same weights
+    first, second = (json.loads((tmp_path/name/'report.json').read_text()) for name in ('first', 'second'))
+    assert first == second and first['steps'] > 0 and first['tokens'] == 16
+    assert first['numbers per token'] == 4*script.CANDIDATES[script.CHOSEN].channels
+    before = {name: w.clone() for name, w in load_tokenizer(tmp_path/'first').state_dict().items()}
+    script.ship(tmp_path, 0.02, tmp_path/'third', n=200)
+    for name, w in load_tokenizer(tmp_path/'third').state_dict().items(): assert torch.equal(w, before[name])
+    for folder in ('first', 'second'): assert load_tokenizer(tmp_path/folder).kind == 'kl'
+    script.compare(['6 channels, L1'], tmp_path, 0.01, tmp_path/'compared.json')
+    script.compare(['6 channels, L1', '10 channels, adversarial'], tmp_path, 0.01, tmp_path/'compared.json')
+    rows = json.loads((tmp_path/'compared.json').read_text())['rows']
+    assert [row['candidate'] for row in rows] == ['6 channels, L1', '10 channels, adversarial']
+    assert all(0 < row['distance of copies'] and 0 < row['psnr'] < 40 for row in rows)
