@@ -4,13 +4,15 @@ import numpy as np
 def with_replacement(n, batch_size, rng):
     return [rng.integers(n, size=min(batch_size, n - start)) for start in range(0, n, batch_size)]
 
-def not_shuffled(n, batch_size, rng): return [np.arange(n)[start:start + batch_size] for start in range(0, n, batch_size)]
+def not_shuffled(n, batch_size, rng):
+    return [np.arange(n)[start:start + batch_size] for start in range(0, n, batch_size)]
 
 def shuffles_batches_only(n, batch_size, rng):
     batches = not_shuffled(n, batch_size, rng)
     return [batches[k] for k in rng.permutation(len(batches))]
 
-def drops_the_rest(n, batch_size, rng): return list(rng.permutation(n)[:n//batch_size*batch_size].reshape(-1, batch_size))
+def drops_the_rest(n, batch_size, rng):
+    return list(rng.permutation(n)[:n//batch_size*batch_size].reshape(-1, batch_size))
 
 def the_same_every_time(n, batch_size, rng):
     order = np.random.default_rng(0).permutation(n)

@@ -55,7 +55,7 @@ def check_brighter(answer):
         expected = np.minimum(images.astype(float)*factor, 255)
         compare(out.astype(float), expected, f'bytes {images.flatten().tolist()} times {factor}', tol=1)
 
-# %% ../../../nbs/01_data.ipynb #6257c8c5
+# %% ../../../nbs/01_data.ipynb #af8a9de0
 @exercise('1.4', 'a random square', difficulty=2, minutes=10)
 def check_random_crop(answer):
     "Takes your `random_crop(picture, size, rng)`"
@@ -63,7 +63,7 @@ def check_random_crop(answer):
     picture = np.stack([np.arange(54).reshape(6, 9), np.zeros((6, 9), int)])     # each pixel says where it stood
     for _ in range(600):
         out = np.asarray(answer(picture, 4, rng))
-        compare(out.shape, (2, 4, 4), 'the shape of a square of 4 from a picture (2, 6, 9)')
+        if out.shape != (2, 4, 4): raise Wrong(f'shape {out.shape}', 'shape (2, 4, 4)', 'a square of 4 from (2, 6, 9)')
         top, left = divmod(int(out[0, 0, 0]), 9)
         compare(out, picture[:, top:top + 4, left:left + 4], f'the square that begins in row {top}, column {left}')
         places.add((top, left))

@@ -47,7 +47,7 @@ def check_broken_steps(answer):
         'hidden places hold noise, which changes': ([([5, 9, 8], [0]), ([5, 3, 7], [2]), ([5, 1, 7], [1])], []),
         'token 0 changes in step 1': ([([5, 0, 0], [0]), ([6, 0, 7], [2]), ([6, 1, 7], [1])], [1]),
         'token 2, drawn in step 1, changes in step 2': ([([5, 0, 0], [0]), ([5, 0, 7], [2]), ([5, 1, 4], [1])], [2]),
-        'token 0 changes in step 1, and back in step 2': ([([5, 0, 0], [0]), ([6, 0, 7], [2]), ([5, 1, 7], [1])], [1, 2]),
+        'token 0 changes in step 1 and in step 2': ([([5, 0, 0], [0]), ([6, 0, 7], [2]), ([5, 1, 7], [1])], [1, 2]),
     }
     for where, (steps, expected) in cases.items():
         saw = answer(steps)
