@@ -55,7 +55,7 @@ def shape_distance(
         return _polygon(x, y + .1, np.arctan2(py, px), np.hypot(px, py))
     raise ValueError(f"no shape is called {name!r}; there are {', '.join(SHAPES)}")
 
-# %% ../nbs/01_data.ipynb #88d21af0
+# %% ../nbs/01_data.ipynb #89c1e246
 def paint_shape(
     name:str, # one of `SHAPES`
     front:np.ndarray, # (3,) its colour, in [0, 1]

@@ -55,7 +55,7 @@ def check_brighter(answer):
         expected = np.minimum(images.astype(float)*factor, 255)
         compare(out.astype(float), expected, f'bytes {images.flatten().tolist()} times {factor}', tol=1)
 
-# %% ../../../nbs/01_data.ipynb #af8a9de0
+# %% ../../../nbs/01_data.ipynb #d25a0cff
 @exercise('1.4', 'a random square', difficulty=2, minutes=10)
 def check_random_crop(answer):
     "Takes your `random_crop(picture, size, rng)`"
