@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 import marlearn
 from PIL import EpsImagePlugin, Image
-from marlearn.data import centre_crop, ImageData, join_data, load_shapes, SHAPES
+from marlearn.data import centre_crop, ImageData, join_data, load_shapes, shape_distance, SHAPES
 from marlearn.engine import pictures as engine
 from marlearn.engine.pictures import (
     cached_shapes, CIFAR10, class_of_each, find_cifar10, load_data, load_path, open_picture, PICTURE_ENDINGS,
@@ -486,6 +486,10 @@ def test_shapes():
     assert np.array_equal(a.images, load_shapes(n=20, img_size=16).images)
     assert not any(np.array_equal(p, q) for p in a.images for q in [*other.images, *test.images])
     assert not cache_dir().exists()                                     # drawn into memory
+
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(ValueError, match='no shape is called .square-ish.; there are circle'):
+        shape_distance('square-ish', np.zeros(1), np.zeros(1))
 
 def test_cached_shapes_are_those_of_load_shapes():
     drawn = load_shapes('test', img_size=8, n=1100, seed=2)

@@ -1,4 +1,16 @@
 "Plausible mistakes, which the checks of lesson 00 must refuse"
+import torch
+
+def seeded_in_the_loop(labels, draw_one):
+    return torch.stack([draw_one(label, torch.Generator().manual_seed(0)) for label in labels])
+
+def seeded_by_class(labels, draw_one):
+    return torch.stack([draw_one(label, torch.Generator().manual_seed(label)) for label in labels])
+
+def never_the_same(labels, draw_one):
+    g = torch.Generator()
+    g.seed()
+    return torch.stack([draw_one(label, g) for label in labels])
 
 def in_order_of_drawing(order, counts, draw_set):
     tokens, n_known = [], 0
@@ -20,8 +32,21 @@ def one_at_a_time(order, counts, draw_set):
         tokens[place] = draw_set(order[:k], [place])[0]
     return tokens
 
+def hidden_places_too(steps):
+    pairs = enumerate(zip(steps, steps[1:]), 1)
+    return [k for k, ((a, _), (b, new)) in pairs if any(x != y for i, (x, y) in enumerate(zip(a, b)) if i not in new)]
+
+def compared_with_the_end(steps):
+    end = steps[-1][0]
+    return [k for k, (tokens, new) in enumerate(steps) if any(tokens[i] != end[i] for i in new)]
+
+def only_what_was_drawn_first(steps):
+    (_, first), *_ = steps
+    pairs = enumerate(zip(steps, steps[1:]), 1)
+    return [k for k, ((a, _), (b, _)) in pairs if any(a[i] != b[i] for i in first)]
+
 WRONG = {
-    'check_left': [5, 11, 13],
+    'check_draw_many': [seeded_in_the_loop, seeded_by_class, never_the_same],
     'check_draw_all': [in_order_of_drawing, forgets_what_is_known, one_at_a_time],
-    'check_knob': ['a', 'c', 'd'],
+    'check_broken_steps': [hidden_places_too, compared_with_the_end, only_what_was_drawn_first],
 }

@@ -1,24 +1,55 @@
 "Plausible mistakes, which the checks of lesson 01 must refuse"
 import numpy as np
 
-def by_128(v): return v.float()/128 - 1
-def overflows(v): return v*2/255 - 1
-def half(v): return (v.float()/127.5 - 1).half()
+def with_replacement(n, batch_size, rng):
+    return [rng.integers(n, size=min(batch_size, n - start)) for start in range(0, n, batch_size)]
 
-def upside_down(images, flip):
-    out = images.clone()
-    out[flip] = images[flip].flip(-2)
-    return out
+def not_shuffled(n, batch_size, rng):
+    return [np.arange(n)[start:start + batch_size] for start in range(0, n, batch_size)]
 
-def all_of_them(images, flip): return images.flip(-1)
+def shuffles_batches_only(n, batch_size, rng):
+    batches = not_shuffled(n, batch_size, rng)
+    return [batches[k] for k in rng.permutation(len(batches))]
 
-def in_place(images, flip):
-    images[flip] = images[flip].flip(-1)
-    return images
+def drops_the_rest(n, batch_size, rng):
+    return list(rng.permutation(n)[:n//batch_size*batch_size].reshape(-1, batch_size))
+
+def the_same_every_time(n, batch_size, rng):
+    order = np.random.default_rng(0).permutation(n)
+    return [order[start:start + batch_size] for start in range(0, n, batch_size)]
+
+def as_they_were(labels, classes, new_classes): return labels
+def numbered_on(labels, classes, new_classes): return labels + len(new_classes) - len(classes)
+def the_other_way(labels, classes, new_classes):
+    return np.array([classes.index(c) if c in classes else -1 for c in new_classes])[labels]
+def names(labels, classes, new_classes): return [classes[k] for k in labels]
+
+def wraps(images, factor): return np.clip(images*factor, 0, 255).astype(np.uint8)
+def never_clips(images, factor): return (images.astype(int)*factor).astype(int).astype(np.uint8)
+def stays_float(images, factor): return np.clip(images.astype(float)*factor, 0, 255)
+
+def misses_the_last(picture, size, rng):
+    C, H, W = picture.shape
+    top, left = rng.integers(max(H - size, 1)), rng.integers(max(W - size, 1))
+    return picture[:, top:top + size, left:left + size]
+
+def on_the_diagonal(picture, size, rng):
+    at = rng.integers(min(picture.shape[1:]) - size + 1)
+    return picture[:, at:at + size, at:at + size]
+
+def sides_swapped(picture, size, rng):
+    C, W, H = picture.shape
+    top, left = rng.integers(H - size + 1), rng.integers(W - size + 1)
+    return picture[:, top:top + size, left:left + size]
 
 def stadium_box(x, y): return np.maximum(np.abs(x) - .9, np.abs(y) - .4)
 def endless(x, y): return np.abs(y) - .4
 def no_radius(x, y): return np.hypot(x - np.clip(x, -.5, .5), y)
 
-WRONG = {'check_to_float': [by_128, overflows, half], 'check_imagenet_gigabytes': [1007, 0.25, 84],
-         'check_mirror_some': [upside_down, all_of_them, in_place], 'check_pill': [stadium_box, endless, no_radius]}
+WRONG = {
+    'check_epoch': [with_replacement, not_shuffled, shuffles_batches_only, drops_the_rest, the_same_every_time],
+    'check_relabel': [as_they_were, numbered_on, the_other_way, names],
+    'check_brighter': [wraps, never_clips, stays_float],
+    'check_random_crop': [misses_the_last, on_the_diagonal, sides_swapped],
+    'check_pill': [stadium_box, endless, no_radius],
+}
