@@ -49,3 +49,9 @@ def test_a_tokenizer_is_trained_judged_and_shipped(tmp_path, monkeypatch):
     rows = json.loads((tmp_path/'compared.json').read_text())['rows']
     assert [row['candidate'] for row in rows] == ['6 channels, L1', '10 channels, adversarial']
     assert all(0 < row['distance of copies'] and 0 < row['psnr'] < 40 for row in rows)
+
+def test_each_shipped_model_has_a_card_of_its_report():
+    done = subprocess.run([sys.executable, SCRIPTS/'cards.py', '--check'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr + 'run scripts/cards.py'
+    cards = {path.parent.name for path in (SCRIPTS.parent/'data'/'pretrained').glob('*/README.md')}
+    assert cards == {path.parent.name for path in (SCRIPTS.parent/'data'/'pretrained').glob('*/report.json')}
