@@ -85,6 +85,7 @@ def check_write_rows(answer):
             count.remove()
     compare(list(written.shape), [B, n, D], 'shape, for 2 sequences of 6 positions')
     for i in range(n):
-        compare(written[:, i, :3], rows[:, i, :3], f'row {i}, what the block answers at row {i - 1} (first numbers, two sequences)' if i else 'row 0', tol=1e-4)
+        where = f'row {i}, what the block answers at row {i - 1} (first numbers of two sequences)' if i else 'row 0'
+        compare(written[:, i, :3], rows[:, i, :3], where, tol=1e-4)
     compare(sum(computed), n - 1, 'rows that the block computed in all (the last row written never enters)')
     return 'A training loss would never have shown it: only writing goes through the cache.'
