@@ -82,7 +82,7 @@ def check_steps(
     N:int, # tokens to reveal
     K:int, # steps asked for
 ):
-    "As many steps as tokens at most, and at least one"
+    "At least one step, and at most as many as there are tokens"
     if not isinstance(K, (int, np.integer)): raise ValueError(f"ar_steps={K!r} must be a whole number")
     if not 1 <= K <= N: raise ValueError(f"ar_steps={K} must lie in 1..{N}: every step reveals at least one token")
 
@@ -103,7 +103,7 @@ def grid_side(
     N:int, # tokens per image
     name:str, # of the order that needs a grid
 )->int: # side*side = N
-    "The side of the square of tokens, or a clear no"
+    "The side of the square of tokens; an error if N is no square number"
     side = math.isqrt(N)
     if side*side != N: raise ValueError(f"{name} order needs a square grid of tokens, and N={N} is not a square number")
     return side
@@ -164,7 +164,7 @@ def make_order(
     generator:torch.Generator|None=None, # for the orders that are drawn
     device:str|torch.device='cpu',
 )->Tensor: # (B, N) int64
-    "An order by its name, or the user's own once it is known to be one"
+    "An order by its name, or the positions given, once they are checked"
     names = ', '.join(ORDERS)
     if isinstance(order, str):
         if order not in ORDERS: raise ValueError(f"there is no order {order!r}: choose {names}, or give positions")
@@ -205,7 +205,7 @@ def given_counts(
     N:int, # tokens to reveal
     counts:Sequence[int]|Tensor, # tokens of every step
 )->list[int]: # the same numbers, each at least 1, that sum to N
-    "A schedule from outside, once it is known to be one"
+    "The schedule given, once it is checked"
     if isinstance(counts, (Tensor, np.ndarray)):
         counts = counts.tolist()
     if not isinstance(counts, Sequence):
@@ -226,7 +226,7 @@ def make_counts(
     N:int, # tokens to reveal
     K:int|None=None, # steps; None: as many as the given schedule has
 )->list[int]: # K numbers, each at least 1, that sum to N
-    "A schedule by its name, or the user's own"
+    "A schedule by its name, or the numbers given"
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise ValueError(f"there is no schedule {schedule!r}: choose {', '.join(SCHEDULES)}, or give a list")

@@ -2,7 +2,8 @@
 import torch
 from marlearn.ar import take
 
-def all_tokens(backbone, head_loss, tokens, mask): return head_loss(backbone(tokens).flatten(0, 1), tokens.flatten(0, 1)).mean()
+def all_tokens(backbone, head_loss, tokens, mask):
+    return head_loss(backbone(tokens).flatten(0, 1), tokens.flatten(0, 1)).mean()
 def the_known_ones(backbone, head_loss, tokens, mask): return head_loss(backbone(tokens)[~mask], tokens[~mask]).mean()
 def over_all_places(backbone, head_loss, tokens, mask): # the right rows, divided by B*N
     return head_loss(backbone(tokens)[mask], tokens[mask]).sum()/mask.numel()
@@ -34,7 +35,8 @@ def hidden_places_only(order, n_known, causal): # z of known places moves, too
     return (turn < n_known)[:, None] & (turn >= n_known)[None, :]
 
 def mean_of_all(tokens, order, n): return take(tokens - tokens.mean(1, keepdim=True), order[:, :n]) # the planted leak
-def mean_of_hidden(tokens, order, n): return take(tokens, order[:, :n]) - take(tokens, order[:, n:]).mean(1, keepdim=True)
+def mean_of_hidden(tokens, order, n):
+    return take(tokens, order[:, :n]) - take(tokens, order[:, n:]).mean(1, keepdim=True)
 def mean_of_the_batch(tokens, order, n):
     known = take(tokens, order[:, :n])
     return known - known.mean((0, 1), keepdim=True)

@@ -48,7 +48,8 @@ def asks_too_late(think, draw, order, counts, scales, N, P): # counts on before 
         tokens[new] = draw(z, None if scale == 1 else think(tokens, order, n_known, False)[new], scale)
     return tokens
 def branches_swapped(think, draw, *args): # pushes away from the class
-    return loop(think, lambda z, null, scale: draw(z if null is None else null, None if null is None else z, scale), *args)
+    def swapped(z, null, scale): return draw(z, None, scale) if null is None else draw(null, z, scale)
+    return loop(think, swapped, *args)
 
 def follows_the_order(think, draw, tokens, hidden, order): # the planted bug
     tokens = tokens.clone()

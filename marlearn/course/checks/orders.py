@@ -70,6 +70,6 @@ def check_shuffled(answer):
         if drawn not in times: raise Wrong(list(drawn), 'an order of 0, 1, 2', 'shuffled(3, generator)')
         times[drawn] += 1
     for drawn, n in times.items():
-        if abs(n - 5000) > 320: raise Wrong(f'{n} times {list(drawn)}', '4680 to 5320 times', '30,000 shuffles of three')
+        if abs(n - 5000) > 320: raise Wrong(f'{n} times {list(drawn)}', '4680 to 5320 times', '30,000 shuffles')
     compare(sorted(int(i) for i in answer(16, g)), list(range(16)), 'shuffled(16, generator), sorted')
     return 'N! equally likely ways through the loop, one for each order.'
