@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_prepare', 'check_real_mean', 'check_variance_kept', 'check_finish']
 
-# %% ../../../nbs/17_beyond_images.ipynb #18cc7f70
+# %% ../../../nbs/17_beyond_images.ipynb #ba6ec232
 import torch
 from ...ar import CausalAR
 from ..exercises import compare, exercise, Wrong
@@ -35,7 +35,7 @@ def check_prepare(answer):
         compare(tokens, right, f'{where}: tokens', tol=1e-5)
     return 'Keep centre and scale with the model: what it draws must be turned back.'
 
-# %% ../../../nbs/17_beyond_images.ipynb #8b020f35
+# %% ../../../nbs/17_beyond_images.ipynb #9146d571
 @exercise('17.2', 'a mean without padding', difficulty=1, minutes=5)
 def check_real_mean(answer):
     "Takes your `real_mean(loss, lengths)`"
