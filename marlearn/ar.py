@@ -17,7 +17,7 @@ def take(
     rows:Tensor, # (B, N, D)
     positions:Tensor, # (B, n) int64
 )->Tensor: # (B, n, D)
-    "The rows at these positions, image by image"
+    "The rows at these positions, sequence by sequence"
     return rows.gather(1, positions.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 # %% ../nbs/07_ar.ipynb #687d9cab
@@ -92,13 +92,13 @@ class CausalAR(nn.Module):
         if not seen:
             self.check(tokens, labels, order)
         x = self.embed(tokens, labels, order[:, :n_known + 1])[:, seen:]
-        if not x.shape[1]: raise ValueError(f"the cache holds all {seen} elements: make a new cache for a new picture")
+        if not x.shape[1]: raise ValueError(f"the cache holds all {seen} elements: make a new cache for a new sequence")
         for i, block in enumerate(self.blocks):
             x = block(x, cache[i] if cache else None)
         return self.norm(x[:, -1:])
 
     def make_cache(self, B:int)->list[KVCache]: # one per block
-        "For B pictures side by side (with guidance twice as many, conditional and null); a new picture needs a new one"
+        "For B sequences side by side (with guidance twice as many, class and null class); new ones need a new cache"
         return [KVCache(B, self.class_slots + self.n_tokens - 1) for _ in self.blocks]
 
     def check(self, tokens:Tensor, labels:Tensor, order:Tensor):
@@ -127,7 +127,7 @@ def check_inputs(
     if tokens.shape[1:] != (n_tokens, token_dim):
         raise ValueError(f"tokens {tuple(tokens.shape)} must be (B, {n_tokens}, {token_dim})")
     if labels.shape != tokens.shape[:1]:
-        raise ValueError(f"labels {tuple(labels.shape)} must be ({len(tokens)},): one class per image")
+        raise ValueError(f"labels {tuple(labels.shape)} must be ({len(tokens)},): one class per sequence")
     check_labels(labels, n_classes)
 
 def check_order(
@@ -135,10 +135,10 @@ def check_order(
     B:int, N:int,
 ):
     "Every row must name each of the N positions once"
-    if order.shape != (B, N): raise ValueError(f"order {tuple(order.shape)} must be ({B}, {N}): one row per image")
+    if order.shape != (B, N): raise ValueError(f"order {tuple(order.shape)} must be ({B}, {N}): one row per sequence")
     if order.dtype != torch.int64: raise ValueError(f"order holds {order.dtype}; positions are int64")
     wrong = (order.sort(dim=1).values != torch.arange(N, device=order.device)).any(dim=1).nonzero()
-    if len(wrong): raise ValueError(f"order of image {int(wrong[0])} is not a permutation of 0..{N - 1}")
+    if len(wrong): raise ValueError(f"order of sequence {int(wrong[0])} is not a permutation of 0..{N - 1}")
 
 # %% ../nbs/07_ar.ipynb #32a1e78f
 class Head(nn.Module):
@@ -181,7 +181,7 @@ class Head(nn.Module):
             raise ValueError(f"z {tuple(z.shape)} and target {tuple(target.shape)} must have the same number of rows")
         if target.device.type == 'cpu' and not target.isfinite().all():
             bad = f"{int((~target.isfinite()).sum())} of {target.numel()} numbers in the tokens are NaN or infinite"
-            raise ValueError(f"{bad}: look at the tokenizer, its scale, or the latent cache")
+            raise ValueError(f"{bad}: look at the data, the tokenizer and its scale, or the latent cache")
 
     def needs_guidance(self, z:Tensor, z_uncond:Tensor|None, cfg_scale:float, temperature:float)->bool:
         "Before drawing: is guidance wanted, and can it be given?"

@@ -73,7 +73,7 @@ def start_from(
     counts = hidden.sum(1).tolist()
     for b, n in enumerate(counts):
         if n != counts[0]:
-            raise ValueError(f"hidden: image 0 hides {counts[0]} tokens, image {b} hides {n}: make them equal")
+            raise ValueError(f"hidden: sequence 0 hides {counts[0]} tokens, sequence {b} hides {n}: make them equal")
     tokens = torch.where(hidden.unsqueeze(-1), 0.0, known.float())
     if not tokens.isfinite().all(): raise ValueError("some numbers in the known tokens are NaN or infinite")
     return tokens, hidden
@@ -122,7 +122,7 @@ def generate(
     order:str|Tensor|None=None, # a name in ORDERS, or (N,) or (B, N) positions; None: the model's own
     schedule:str|Sequence[int]='cosine', # a name in SCHEDULES, or how many tokens each step draws
     known:Tensor|None=None, # (B, N, P) tokens to begin with; they come back untouched
-    hidden:Tensor|None=None, # (B, N) bool, True = draw it, as many in every image; goes with `known`
+    hidden:Tensor|None=None, # (B, N) bool, True = draw it, as many in every sequence; goes with `known`
     lengths:Tensor|None=None, # (B,) int64: tokens of each sequence that are real, the first ones; padding is 0
     generator:torch.Generator|None=None, # all randomness comes from here
     callback:Callable|None=None, # callback(k, tokens (B, N, P), new (B, n) positions) after each step
@@ -130,7 +130,7 @@ def generate(
     "Next-set-of-tokens prediction: condition, draw a set of tokens, put them in, repeat (MAR §3.4, Eq. 3)"
     c, device = model.config, labels.device
     B, N, P, causal = len(labels), c.n_tokens, c.token_dim, c.backbone == 'causal'
-    if labels.ndim != 1: raise ValueError(f"labels {tuple(labels.shape)} must be (B,): one class per image")
+    if labels.ndim != 1: raise ValueError(f"labels {tuple(labels.shape)} must be (B,): one class per sequence")
     check_labels(labels, c.n_classes)
     if not 0 <= temperature < math.inf: raise ValueError(f"temperature={temperature} must be finite and not negative")
     if not math.isfinite(cfg_scale): raise ValueError(f"cfg_scale={cfg_scale} must be a finite number")

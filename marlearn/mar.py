@@ -31,7 +31,7 @@ class ModelConfig:
     decoder_blocks:int = 12
     heads:int = 12 # of attention
     mlp_ratio:float = 4.0 # hidden width of the block's MLP / D
-    class_slots:int = 64 # S, copies of the class token in front of the image (MAR §4.2)
+    class_slots:int = 64 # S, copies of the class token in front of the sequence (MAR §4.2)
     dropout:float = 0.1 # attention and projections
     label_drop:float = 0.1 # share of training labels replaced by the null class, for guidance
     min_mask_ratio:float = 0.7 # least share of hidden tokens in training

@@ -100,8 +100,8 @@ class TokenData:
     def __post_init__(self):
         parts = [part for part in (self.mean, self.std) if part is not None]
         bad = sum(int((~part.isfinite()).any(2).any(1).sum()) for part in parts)
-        if bad: raise ValueError(f"the tokens of {bad} of {len(self)} pictures hold NaN or infinite numbers: "
-                                 "the tokenizer is broken, or overflows half precision")
+        if bad: raise ValueError(f"the tokens of {bad} of {len(self)} sequences hold NaN or infinite numbers: "
+                                 "look at the data; or the tokenizer is broken, or overflows half precision")
 
     def __len__(self)->int: return len(self.labels)
 

@@ -143,11 +143,11 @@ def test_backbone_says_what_is_wrong(tokens):
     for ask in (model, lambda *args: model.condition(*args, 2, 1)):
         with pytest.raises(ValueError, match=r'tokens \(3, 9, 2\) must be \(B, 9, 5\)'):
             ask(tokens[..., :2], LABELS, order)
-        with pytest.raises(ValueError, match='one class per image'):
+        with pytest.raises(ValueError, match='one class per sequence'):
             ask(tokens, LABELS[:1], order)
         with pytest.raises(ValueError, match='class 5 does not exist'):
             ask(tokens, LABELS + 1, order)
-        with pytest.raises(ValueError, match='order of image 1 is not a permutation of 0..8'):
+        with pytest.raises(ValueError, match='order of sequence 1 is not a permutation of 0..8'):
             ask(tokens, LABELS, twice)
         with pytest.raises(ValueError, match=r'order \(3, 4\) must be \(3, 9\)'):
             ask(tokens, LABELS, order[:, :4])

@@ -139,7 +139,7 @@ def test_backbone_says_what_is_wrong(inputs):
     model = make_model()
     with pytest.raises(ValueError, match=r'tokens \(2, 16, 5\) must be \(B, 16, 12\)'):
         model.backbone(tokens[..., :5], labels, order, 3)
-    with pytest.raises(ValueError, match='one class per image'):
+    with pytest.raises(ValueError, match='one class per sequence'):
         model.backbone(tokens, labels[:1], order, 3)
     with pytest.raises(ValueError, match='n_known=99'):
         mask_from_order(order, 99)

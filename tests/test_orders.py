@@ -157,7 +157,7 @@ def test_a_changed_permutation_is_refused_and_its_image_named(order, where, valu
     assert torch.equal(make_order(orders, 3, 9), orders)
     if value == order[where]: return
     orders[image, where] = value
-    with pytest.raises(ValueError, match=f'order of image {image} is not a permutation'):
+    with pytest.raises(ValueError, match=f'order of sequence {image} is not a permutation'):
         make_order(orders, 3, 9)
 
 @pytest.mark.parametrize('order', [torch.zeros(1, 3), torch.arange(3), torch.arange(4).expand(3, 4), torch.arange(4.),

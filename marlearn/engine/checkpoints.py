@@ -48,7 +48,7 @@ def save_checkpoint(
     folder:Path, # written in one step
     *,
     model:AutoregressiveModel,
-    tokenizer:Tokenizer,
+    tokenizer:Tokenizer|None=None, # None: there is none, the tokens are the data
     config:Any, # `RunConfig`, or another dataclass
     classes:Sequence[str], # names
     step:int, # steps done
@@ -66,7 +66,8 @@ def save_checkpoint(
         (new/'config.json').write_text(json.dumps(settings, indent=1), encoding='utf-8')
         for name, tensors in (state or snapshot(model, ema, opt)).items():
             save_weights(tensors, new/f'{name}.safetensors', None if name == 'optimizer' else dtype)
-        save_tokenizer(tokenizer, new/'tokenizer', tokenizer_dtype)
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, new/'tokenizer', tokenizer_dtype)
         hashes = {f.relative_to(new).as_posix(): file_hash(f) for f in sorted(new.rglob('*')) if f.is_file()}
         (new/'state.json').write_text(json.dumps({'step': step, 'sha256': hashes}, indent=1), encoding='utf-8')
 
@@ -113,7 +114,7 @@ def latest_checkpoint(
 class Checkpoint:
     "What `load_checkpoint` gives back"
     model:AutoregressiveModel # in evaluation mode
-    tokenizer:Tokenizer
+    tokenizer:Tokenizer|None # None: it was saved without
     classes:tuple[str, ...] # names
     step:int # steps done
     settings:dict # of the run, from JSON
@@ -123,7 +124,7 @@ def load_checkpoint(
     ema:bool=True, # averaged weights where there are some, else the raw ones
     device:str|torch.device='cpu',
 )->Checkpoint:
-    "Rebuild model and tokenizer from a checkpoint"
+    "Rebuild model and, if it has one, tokenizer from a checkpoint"
     folder, state = Path(folder), check_checkpoint(folder)
     settings = json.loads((folder/'config.json').read_text(encoding='utf-8'))
     model = AutoregressiveModel(model_config_from(settings['model']))
@@ -131,7 +132,7 @@ def load_checkpoint(
     if not ema:
         weights.reverse()
     load_weights(model, next((path for path in weights if path.exists()), weights[0]))
-    tokenizer = load_tokenizer(folder/'tokenizer').to(device)
+    tokenizer = load_tokenizer(folder/'tokenizer').to(device) if (folder/'tokenizer').exists() else None
     return Checkpoint(model.to(device).eval(), tokenizer, tuple(settings['classes']), state['step'], settings)
 
 # %% ../../nbs/engine/checkpoints.ipynb #356f289c

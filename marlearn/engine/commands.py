@@ -64,7 +64,10 @@ def open_checkpoint(
     is_run = not (folder/'state.json').exists() and (folder/'checkpoints').exists()
     if is_run:
         folder = latest_checkpoint(folder) or folder
-    return load_checkpoint(folder, ema=not raw, device=device), folder
+    c = load_checkpoint(folder, ema=not raw, device=device)
+    if c.tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer, so its tokens are no pictures: use `load_checkpoint`, `generate`")
+    return c, folder
 
 def class_number(
     name:str, # of a class, or its number

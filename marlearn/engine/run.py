@@ -139,14 +139,15 @@ def _changes(old:Any, new:Any, at:str='')->list[str]:
 def check_same_run(
     folder:Path, # a checkpoint
     model:ModelConfig, # those of the run that wants to go on from it
-    tokenizer:Tokenizer,
+    tokenizer:Tokenizer|None, # None: there is none
     classes:Sequence[str]|None=None, # None: not known yet
 ):
     "Refuse to go on from a checkpoint of another network, tokenizer or set of classes"
     saved = json.loads((folder/'config.json').read_text(encoding='utf-8'))
-    settings = json.loads((folder/'tokenizer'/'tokenizer.json').read_text(encoding='utf-8'))
+    path = folder/'tokenizer'/'tokenizer.json'
+    settings = json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
     before = {'model': saved['model'], 'tokenizer': settings, 'classes': saved['classes']}
-    now = {'model': asdict(model), 'tokenizer': tokenizer.settings()}
+    now = {'model': asdict(model), 'tokenizer': tokenizer.settings() if tokenizer is not None else None}
     if classes is not None:
         now['classes'] = list(classes)
     other = _changes(before, json.loads(json.dumps(now)))
@@ -350,7 +351,7 @@ def fit(
     config:RunConfig,
     run:Path, # folder for log.jsonl and checkpoints/
     *,
-    tokenizer:Tokenizer, # saved with the checkpoints
+    tokenizer:Tokenizer|None, # saved with the checkpoints; None: there is none, the tokens are the data
     classes:Sequence[str], # names, saved as well
     device:str|torch.device='cpu',
     resume_from:Path|None=None, # a checkpoint
