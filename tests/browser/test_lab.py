@@ -4,7 +4,7 @@ import pytest
 
 LESSONS = { # name -> first line of a solution
     '00_start': 'def draw_all_solution',
-    '08_diffusion': 'def noisy_solution',
+    '08_diffusion': 'def coin_solution',
     '10_orders': 'def asked_solution',
 }
 
