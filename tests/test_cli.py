@@ -272,7 +272,8 @@ def test_evaluate_of_a_run_on_latents_asks_for_pictures(finished, tmp_path, caps
     assert status == 2 and 'holds latents: name pictures' in err and '--data' in err, err
 
 def test_evaluate_with_statistics_as_ADM_keeps_them(finished, folder, tmp_path, capsys):
-    from marlearn.metrics import cifar10_classifier, extract, Statistics
+    from marlearn.engine.evaluation import cifar10_classifier, extract
+    from marlearn.metrics import Statistics
     from marlearn.engine.pictures import load_data
     data = load_data(str(folder), 'train', 32)
     s = Statistics().update(extract(cifar10_classifier(), data, quiet=True)['features'])
