@@ -68,7 +68,7 @@ def check_shared(answer):
         compare(answer([part.clone() for part in parts], list(rows)), x.mean(0), f'rows={rows}', tol=1e-5)
     return 'With equal parts it is the plain mean. That is why loaders drop an incomplete last batch.'
 
-# %% ../../../nbs/13_train.ipynb #8693b034
+# %% ../../../nbs/13_train.ipynb #f9db3234
 @exercise('13.5', 'a resume that forgets', difficulty=3, minutes=15)
 def check_train_resumed(answer):
     "Takes your `train(w, steps, gradient, saved=None)`"
