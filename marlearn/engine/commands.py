@@ -473,8 +473,7 @@ def get_extractor(
     weights:Path|None=None, # a file of weights, where they are not in their usual place
 )->'Extractor':
     "The network whose features are compared"
-    from marlearn.engine.evaluation import cifar10_classifier
-    from marlearn.engine.evaluation import dinov2, inception
+    from marlearn.engine.evaluation import cifar10_classifier, dinov2, inception
     if name == 'cifar10-classifier': return cifar10_classifier()
     return {'inception': inception, 'dinov2': dinov2}[name](weights)
 

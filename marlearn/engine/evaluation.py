@@ -33,7 +33,7 @@ from ..train import step_generator
 from ..vae import psnr, ssim
 from ..vq import code_usage, nearest
 
-# %% ../../nbs/engine/evaluation.ipynb #9bd735a6
+# %% ../../nbs/engine/evaluation.ipynb #bcbc1516
 class _Stage(nn.Module):
     "Two 3x3 convolutions; the first one's output is halved in size"
     def __init__(self, in_channels, channels):
@@ -77,7 +77,7 @@ class SmallClassifier(nn.Module):
 
     def forward(self, images:Tensor)->Tensor: return self.logits(self.features(images)) # (B, n_classes)
 
-# %% ../../nbs/engine/evaluation.ipynb #61ea92f4
+# %% ../../nbs/engine/evaluation.ipynb #04e966fb
 class ClassifierExtractor(Extractor):
     "A classifier's last features and its probabilities"
     def __init__(self, net:SmallClassifier, name:str, weights:str=''):
@@ -104,7 +104,7 @@ def cifar10_classifier(
     load_weights(net, folder/'classifier.safetensors')
     return ClassifierExtractor(net, 'cifar10-classifier', 'marlearn, data/pretrained/classifier')
 
-# %% ../../nbs/engine/evaluation.ipynb #c90e342c
+# %% ../../nbs/engine/evaluation.ipynb #a6999dbc
 @torch.no_grad()
 def extract_batches(
     extractor:Extractor,
@@ -141,7 +141,7 @@ def extract(
     if len(index) == 0: raise ValueError("no pictures were chosen: index is empty")
     return join_batches(list(extract_batches(extractor, data, index, batch_size, device, quiet)))
 
-# %% ../../nbs/engine/evaluation.ipynb #376d73b6
+# %% ../../nbs/engine/evaluation.ipynb #e982ca1f
 def result_name(
     what:str, # 'distance', 'kernel distance', 'score', 'precision' or 'recall'
     extractor:Extractor,
@@ -155,7 +155,7 @@ def result_name(
     if what == 'score': return f'class score, {extractor.name} probabilities'
     return f'{what}, {extractor.name} features'
 
-# %% ../../nbs/engine/evaluation.ipynb #24a4b4e0
+# %% ../../nbs/engine/evaluation.ipynb #8804c2df
 def save_statistics(
     statistics:Statistics,
     path:Path, # .safetensors, or .npz with the names that pytorch-fid and ADM use
