@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
+from marlearn.engine.evaluation import cifar10_classifier, reference_statistics
 from marlearn.engine.hardware import autocast, cast_linear_layers, pick_device, pick_precision
 from marlearn.files import pretrained
 from marlearn.generate import generate
-from marlearn.metrics import as_saved, cifar10_classifier, reference_statistics, Statistics
+from marlearn.metrics import as_saved, Statistics
 from .common import commit, machine, side_by_side, spread, table, write
 from .heads import KINDS, RUNS
 

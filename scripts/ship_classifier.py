@@ -10,9 +10,10 @@ import argparse, copy, json, math, platform, time
 from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
+from marlearn.engine.evaluation import cifar10_classifier, extract, save_statistics, SmallClassifier
 from marlearn.engine.pictures import load_data
 from marlearn.files import atomic_folder, load_weights, save_weights
-from marlearn.metrics import cifar10_classifier, extract, SmallClassifier, Statistics
+from marlearn.metrics import Statistics
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument('--epochs', type=float, default=9)
@@ -38,7 +39,8 @@ def write_statistics(folder):
     extractor = cifar10_classifier(folder)
     for split in ('train', 'test'):
         features = extract(extractor, load_data('cifar10', split))['features']
-        Statistics(name=f'cifar10-{split}').update(features).save(folder/f'cifar10-{split}.safetensors', torch.float32)
+        statistics = Statistics(name=f'cifar10-{split}').update(features)
+        save_statistics(statistics, folder/f'cifar10-{split}.safetensors', torch.float32)
 
 @torch.no_grad()
 def measure(folder):

@@ -51,7 +51,7 @@ CANDIDATES = { # name -> candidate; the first is what shipped with marlearn 0.1
     '10 channels, adversarial': Candidate(adversarial=0.1),
     'stride 2, 3 channels': Candidate(channels=3, mults=(1, 2), patch=4),
 }
-CHOSEN = '8 channels'
+CHOSEN = '10 channels'
 
 # Networks that look at pictures
 

@@ -19,7 +19,8 @@ def cell(variant_name, kind, minutes, data_name, n, seed):
     from marlearn.demo import measure_speed, take_pictures
     from marlearn.generate import generate
     from marlearn.mar import count_parameters
-    from marlearn.metrics import as_saved, cifar10_classifier, extract, Statistics
+    from marlearn.engine.evaluation import cifar10_classifier, extract
+    from marlearn.metrics import as_saved, Statistics
     from marlearn.engine.presets import small, variant
     from marlearn.files import pretrained
     from marlearn.tokenizers import load_tokenizer

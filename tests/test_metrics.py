@@ -9,11 +9,11 @@ from marlearn.engine.pictures import load_data
 from marlearn.mar import AutoregressiveModel, ModelConfig
 from marlearn.heads import HeadConfig
 from marlearn.engine.evaluation import (
-    cached_features, dinov2, evaluate, inception, measure_tokenizer, PictureFolder)
+    cached_features, cifar10_classifier, ClassifierExtractor, dinov2, evaluate, extract, inception, load_statistics,
+    measure_tokenizer, PictureFolder, reference_statistics, result_name, save_statistics, SmallClassifier)
 from marlearn.metrics import (
-    as_saved, cifar10_classifier, ClassifierExtractor, extract, Extractor, frechet_distance, frechet_floor,
-    inception_score, kernel_distance, PixelExtractor, precision_recall, reference_statistics, result_name,
-    SmallClassifier, Statistics)
+    as_saved, Extractor, frechet_distance, frechet_floor, inception_score, kernel_distance, PixelExtractor,
+    precision_recall, Statistics)
 from marlearn.files import pretrained, process_mark, save_weights
 from marlearn.tokenizers import PixelTokenizer
 
@@ -124,30 +124,30 @@ def test_statistics_accumulate(g):
 def test_statistics_files(g, tmp_path):
     s = Statistics(name='seen').update(torch.randn(50, 5, generator=g))
     for name in ('a.npz', 'a.safetensors'):
-        s.save(tmp_path/name)
-        again = Statistics.load(tmp_path/name)
+        save_statistics(s, tmp_path/name)
+        again = load_statistics(tmp_path/name)
         assert again.n == 50 and torch.equal(again.mean, s.mean) and again.distance(s) < 1e-12
     np.savez(tmp_path/'adm.npz', mu=s.mean.numpy(), sigma=s.cov.numpy(), mu_s=np.ones(3),
              arr_0=np.zeros((2, 4, 4, 3), np.uint8))
-    other = Statistics.load(tmp_path/'adm.npz')
+    other = load_statistics(tmp_path/'adm.npz')
     assert other.n is None and other.distance(s) < 1e-12 and other.name == 'adm.npz'
     with pytest.raises(ValueError, match='without the number'): other.update(torch.ones(2, 5))
-    other.save(tmp_path/'b.npz')
-    assert Statistics.load(tmp_path/'b.npz').n is None
+    save_statistics(other, tmp_path/'b.npz')
+    assert load_statistics(tmp_path/'b.npz').n is None
     np.savez(tmp_path/'half.npz', mu=s.mean.numpy())
-    with pytest.raises(ValueError, match='no cov'): Statistics.load(tmp_path/'half.npz')
+    with pytest.raises(ValueError, match='no cov'): load_statistics(tmp_path/'half.npz')
     np.savez(tmp_path/'code.npz', mu=np.array([Path('x')], dtype=object), sigma=np.eye(1))
-    with pytest.raises(ValueError, match='cannot be read'): Statistics.load(tmp_path/'code.npz')
+    with pytest.raises(ValueError, match='cannot be read'): load_statistics(tmp_path/'code.npz')
     for name in ('bad.npz', 'bad.safetensors'):
         (tmp_path/name).write_bytes(b'no statistics')
-        with pytest.raises(ValueError, match='cannot be read'): Statistics.load(tmp_path/name)
-    with pytest.raises(FileNotFoundError): Statistics.load(tmp_path/'nowhere.npz')
-    with pytest.raises(ValueError, match='.npz or .safetensors'): s.save(tmp_path/'a.pt')
+        with pytest.raises(ValueError, match='cannot be read'): load_statistics(tmp_path/name)
+    with pytest.raises(FileNotFoundError): load_statistics(tmp_path/'nowhere.npz')
+    with pytest.raises(ValueError, match='.npz or .safetensors'): save_statistics(s, tmp_path/'a.pt')
 
 def test_statistics_continue_after_loading(g, tmp_path):
     x = torch.randn(80, 5, generator=g, dtype=torch.float64)
-    Statistics().update(x[:50]).save(tmp_path/'a.npz')
-    torch.testing.assert_close(Statistics.load(tmp_path/'a.npz').update(x[50:]).cov, torch.cov(x.T))
+    save_statistics(Statistics().update(x[:50]), tmp_path/'a.npz')
+    torch.testing.assert_close(load_statistics(tmp_path/'a.npz').update(x[50:]).cov, torch.cov(x.T))
 
 def test_statistics_refuse(g):
     with pytest.raises(ValueError, match='at least 2'): Statistics().update(torch.ones(1, 3)).cov

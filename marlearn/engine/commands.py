@@ -483,8 +483,7 @@ def get_extractor(
     weights:Path|None=None, # a file of weights, where they are not in their usual place
 )->'Extractor':
     "The network whose features are compared"
-    from marlearn.metrics import cifar10_classifier
-    from marlearn.engine.evaluation import dinov2, inception
+    from marlearn.engine.evaluation import cifar10_classifier, dinov2, inception
     if name == 'cifar10-classifier': return cifar10_classifier()
     return {'inception': inception, 'dinov2': dinov2}[name](weights)
 
@@ -522,7 +521,7 @@ def load_reference(
     "What pictures are compared with. ADM's files hold statistics of a whole data set and 10,000 of its pictures"
     import numpy as np
     from marlearn.data import ImageData
-    from marlearn.metrics import Statistics
+    from marlearn.engine.evaluation import load_statistics
     from marlearn.engine.pictures import load_data
     if data is None or Path(data).suffix not in ('.npz', '.safetensors'):
         side = None if any_size else side_of_pictures(data)
@@ -532,7 +531,7 @@ def load_reference(
                              "--data, or measure all the same with --any-reference")
         return load_data(data, split, img_size), None
     if not Path(data).exists(): raise FileNotFoundError(NO_STATISTICS.format(data))
-    reference, images = Statistics.load(data), None
+    reference, images = load_statistics(data), None
     if Path(data).suffix == '.npz':
         with np.load(data, allow_pickle=False) as file:
             if 'arr_0' in file.files:

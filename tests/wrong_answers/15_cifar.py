@@ -27,9 +27,21 @@ def judges_the_real_ones(features, labels, real_features, real_labels):
     centres = torch.stack([real_features[real_labels == c].mean(0) for c in real_labels.unique()])
     return (torch.cdist(real_features, centres).argmin(1) == real_labels).float().mean()
 
+def sure(a, b): return min(b) > max(a)
+def mean(stage): return sum(stage)/len(stage)
+def never_mind_the_scatter(chain):
+    steps = range(len(chain) - 1)
+    return max(steps, key=lambda k: mean(chain[k + 1]) - mean(chain[k]))
+def largest_factor(chain):
+    steps = [k for k in range(len(chain) - 1) if sure(chain[k], chain[k + 1])]
+    return max(steps, key=lambda k: mean(chain[k + 1])/mean(chain[k]), default=None)
+def downwards_too(chain):
+    steps = [k for k in range(len(chain) - 1) if sure(chain[k], chain[k + 1]) or sure(chain[k + 1], chain[k])]
+    return max(steps, key=lambda k: abs(mean(chain[k + 1]) - mean(chain[k])), default=None)
+
 WRONG = {
     'check_steps_for': [rounds_down, rounds_each_epoch_up],
     'check_my_step': [gradients_pile_up, clips_too_late, never_updates],
     'check_recognised_share': [judged_by_themselves, judges_the_real_ones],
-    'check_next_part': ['a', 'c', 2],
+    'check_next_part': [never_mind_the_scatter, largest_factor, downwards_too],
 }

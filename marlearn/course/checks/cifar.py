@@ -69,11 +69,17 @@ def check_recognised_share(answer):
     return 'A measure that cannot come out badly measures nothing.'
 
 # %% ../../../nbs/15_cifar.ipynb #17649e69
-@exercise('15.4', 'which part next?', difficulty=1, minutes=5)
+@exercise('15.4', 'which part next?', difficulty=2, minutes=10)
 def check_next_part(answer):
-    "Takes 'a', 'b' or 'c'"
-    if answer not in ('a', 'b', 'c'): raise Wrong(repr(answer), "'a', 'b' or 'c'")
-    why = {'a': "at best half of the gap between 'real' and 'through the tokenizer'",
-           'c': 'a change of the sampler by a fraction of the gap (lesson 08)'}
-    if answer != 'b': raise Wrong(f'{answer!r}, {why[answer]}', 'the part that can close most')
-    return "Training closes the whole gap between 'one minute' and 'shipped'; half of the tokenizer's gap is less."
+    "Takes your `next_part(chain)`"
+    cases = (([[0, 1], [3, 4], [20, 21]], 1, 'three stages'),
+             ([[0, 1], [9, 10], [12, 13], [15, 16]], 0, 'the first step is the largest'),
+             ([[0, 1], [3, 4], [3, 30]], 0, 'a large second step of which one seed is not sure'),
+             ([[5, 6], [1, 2], [2.5, 3]], 1, 'a step downwards is no loss'),
+             ([[0, 4], [2, 5]], None, 'two stages that overlap'))
+    for chain, expected, name in cases:
+        saw = answer([list(stage) for stage in chain])
+        if saw is None and expected is not None: raise Wrong('None', expected, f'{name}: {chain}')
+        if saw is not None and expected is None: raise Wrong(saw, 'None', f'{name}: {chain}')
+        if expected is not None: compare(int(saw), expected, f'{name}: {chain}')
+    return 'Whoever improves a part whose gap is noise improves nothing.'
