@@ -11,7 +11,8 @@ again; trained models, encoded pictures and the second tokenizer are kept in run
 
 All models train for the same number of steps on the same pictures, as the paper's train for the same number of epochs;
 CPU time is recorded. Judge: the features of the small CIFAR-10 classifier that ships with marlearn, against test
-pictures. Results of different settings or tokenizers are not mixed: the script refuses."""
+pictures. Results of different settings or tokenizers are not mixed: the script refuses, or with --renew does again what
+another tokenizer gave."""
 import argparse, concurrent.futures, hashlib, json, os, subprocess, sys, threading, time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -318,12 +319,30 @@ def read_result(out, settings, work):
     if result['settings'] != asdict(settings):
         other = {k: v for k, v in result['settings'].items() if v != asdict(settings).get(k)}
         raise SystemExit(f'{out} holds results of other settings, {other}: give the same ones, or another --out')
-    for r in result['cells']:
-        now = tokenizer_hash(r['tokenizer'], settings, work) if r['tokenizer'] else None
-        if now and now != r['tokenizer_hash']:
-            raise SystemExit(f"{out} holds results of another tokenizer {r['tokenizer']} (then {r['tokenizer_hash']}, "
-                             f"now {now}): what two tokenizers gave cannot be compared; give another --out")
+    stale = stale_cells(result, settings, work)
+    if stale:
+        raise SystemExit(f"{out} holds results of another tokenizer {stale[0]['tokenizer']}, {len(stale)} cells: "
+                         'what two tokenizers gave cannot be compared; --renew does them again, or give another --out')
     return result
+
+def stale_cells(result, settings, work):
+    "Those whose tokenizer is no longer what it was"
+    now = {name: tokenizer_hash(name, settings, work) for name in TOKENIZERS}
+    return [r for r in result['cells'] if r['tokenizer'] and now[r['tokenizer']] not in (None, r['tokenizer_hash'])]
+
+def forget_stale_cells(settings, work, out):
+    "Take what another tokenizer gave out of the file"
+    result = json.loads(out.read_text(encoding='utf-8'))
+    stale = stale_cells(result, settings, work)
+    result['cells'] = [r for r in result['cells'] if r not in stale]
+    result['mean, spread, seeds'] = spread_of(result['cells'])
+    save_result(result, out)
+    print(f'{len(stale)} cells of other tokenizers will be done again')
+
+def save_result(result, out):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out) as new:
+        new.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
 
 ONE_AT_A_TIME = threading.Lock()
 
@@ -342,9 +361,7 @@ def write_result(result, found, settings, work, out):
                        f'{settings.drawn} drawn pictures against {settings.real - settings.drawn} test pictures',
               'settings': asdict(settings), 'machine': machine(), 'mean, spread, seeds': spread_of(cells),
               'cells': cells}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out) as new:
-        new.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+    save_result(result, out)
     save_sheets(result, settings, work, out)
 
 def same_work(name, seed, finished):
@@ -405,6 +422,7 @@ def parse(arguments=None):
     parser.add_argument('--seed', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1, help='side by side, each on one core')
     parser.add_argument('--minutes', type=float, default=float('inf'), help='begin nothing after so many')
+    parser.add_argument('--renew', action='store_true', help='drop what another tokenizer gave, and do it again')
     parser.add_argument('--list', action='store_true', help='say what is there and what the rest would take')
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/paper.json'))
     parser.add_argument('--work', type=Path, default=Path('runs/paper'), help='trained models and encoded pictures')
@@ -425,6 +443,7 @@ def main(arguments=None):
             name, seed = key.split(':')
             print(json.dumps(run_cell(name, int(seed), settings, args.work)), flush=True)
         return
+    if args.renew and args.out.exists(): forget_stale_cells(settings, args.work, args.out)
     finished = keys_in(args.out, settings, args.work)
     if args.list: return show_list(names, args.seed, finished, settings)
     shared = [x for name in asdict(settings) for x in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))]

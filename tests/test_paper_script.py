@@ -128,6 +128,8 @@ def test_results_that_cannot_be_compared_are_not_mixed(script, tmp_path):
     with pytest.raises(SystemExit, match='another tokenizer kl-stride-4'):
         run(script, tmp_path, '--only', 'table1/mar-diffusion', '--seed', '1')
     assert len(script.ran) == 1
+    renewed = run(script, tmp_path, '--only', 'table1/mar-diffusion', '--seed', '1', '--renew')['cells']
+    assert [(c['cell'], c['seed']) for c in renewed] == [('table1/mar-diffusion', 1)], 'the stale cell stayed'
 
 def test_minutes_and_list(script, tmp_path, capsys):
     "No time: nothing is begun; and the list says what is there"
