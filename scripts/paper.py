@@ -280,19 +280,23 @@ def save_grid(halves, path):
     with atomic_file(path) as new:
         Image.fromarray(np.concatenate([strips[0], *(x for s in strips[1:] for x in (gap, s))], 1)).save(new, 'PNG')
 
-def save_sheets(result, settings, work, out):
-    "One picture for each table and figure, its rows in the order of CELLS, of the first seed that has all of them"
-    finished = {(r['cell'], r['seed']): r for r in result['cells']}
+def save_sheets(cells, settings, work, out):
+    "One picture for each table and figure, its rows in the order of CELLS; of the seed that has most of them"
+    sheets = {}
     for table in dict.fromkeys(name.split('/')[0] for name in CELLS):
-        names = [name for name in CELLS if name.split('/')[0] == table]
-        for seed in sorted({seed for _, seed in finished}):
-            if any((name, seed) not in finished for name in names): continue
-            paths = [grid_path(finished[name, seed].get('same_as', name), seed, settings, work) for name in names]
-            if not all(path.exists() for path in paths): continue
-            sheet = np.concatenate([np.asarray(Image.open(path)) for path in paths])
-            with atomic_file(out.with_name(f'{out.stem}_{table}.jpg')) as new:
-                Image.fromarray(sheet).save(new, 'JPEG', quality=92, subsampling=0)
-            break
+        paths = {}
+        for r in cells:
+            path = grid_path(r.get('same_as', r['cell']), r['seed'], settings, work)
+            if r['cell'].startswith(f'{table}/') and path.exists():
+                paths.setdefault(r['seed'], {})[r['cell']] = path
+        if not paths: continue
+        seed = max(sorted(paths), key=lambda seed: len(paths[seed]))
+        rows = [name for name in CELLS if name in paths[seed]]
+        with atomic_file(out.with_name(f'{out.stem}_{table}.jpg')) as new:
+            pictures = np.concatenate([np.asarray(Image.open(paths[seed][name])) for name in rows])
+            Image.fromarray(pictures).save(new, 'JPEG', quality=92, subsampling=0)
+        sheets[table] = {'seed': seed, 'rows': rows}
+    return sheets
 
 # --- the result file ---
 
@@ -336,6 +340,8 @@ def forget_stale_cells(settings, work, out):
     stale = stale_cells(result, settings, work)
     result['cells'] = [r for r in result['cells'] if r not in stale]
     result['mean, spread, seeds'] = spread_of(result['cells'])
+    left = {r['cell'] for r in result['cells']}
+    result['sheets'] = {table: sheet for table, sheet in result['sheets'].items() if set(sheet['rows']) <= left}
     save_result(result, out)
     print(f'{len(stale)} cells of other tokenizers will be done again')
 
@@ -360,9 +366,8 @@ def write_result(result, found, settings, work, out):
               'judge': 'features of cifar10_classifier (data/pretrained/classifier), '
                        f'{settings.drawn} drawn pictures against {settings.real - settings.drawn} test pictures',
               'settings': asdict(settings), 'machine': machine(), 'mean, spread, seeds': spread_of(cells),
-              'cells': cells}
+              'sheets': result.get('sheets', {}) | save_sheets(cells, settings, work, out), 'cells': cells}
     save_result(result, out)
-    save_sheets(result, settings, work, out)
 
 def same_work(name, seed, finished):
     "A finished cell that trained and drew exactly so, such as table2/kl-stride-4-diffusion after table1/mar-diffusion"

@@ -145,8 +145,10 @@ def test_minutes_and_list(script, tmp_path, capsys):
 def test_pictures_come_in_sheets(script, tmp_path):
     "A row a cell, ten pictures without guidance and ten with it"
     from PIL import Image
-    run(script, tmp_path, '--only', 'figure6', '--seed', '0')
+    run(script, tmp_path, '--only', 'figure6/at-once-1', '--seed', '0')
+    sheets = run(script, tmp_path, '--only', 'figure6', '--seed', '1')['sheets']
     rows = [name for name in script.CELLS if name.startswith('figure6')]
+    assert sheets == {'figure6': {'seed': 1, 'rows': rows}}
     assert Image.open(tmp_path/'paper_figure6.jpg').size == (20*32 + script.GAP, 32*len(rows))
     assert not (tmp_path/'paper_figure4.jpg').exists()
 
@@ -162,6 +164,9 @@ def test_the_committed_file_is_one_the_script_would_write(loaded):
     assert found['settings'] == loaded.asdict(loaded.Settings())
     assert {c['cell'] for c in found['cells']} <= loaded.CELLS.keys()
     assert found['mean, spread, seeds'] == loaded.spread_of(found['cells'])
+    for table, sheet in found['sheets'].items():
+        assert (ROOT/'benchmarks'/'results'/f'paper_{table}.jpg').exists()
+        assert {(name, sheet['seed']) for name in sheet['rows']} <= {(c['cell'], c['seed']) for c in found['cells']}
     for tokenizer in loaded.TOKENIZERS:
         assert len({c['tokenizer_hash'] for c in found['cells'] if c['tokenizer'] == tokenizer}) <= 1
 
