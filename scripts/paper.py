@@ -72,7 +72,7 @@ class Copies:
     "No model at all: real pictures, passed through a tokenizer"
     tokenizer:str|None = None # None: as they are
 
-TOKENIZERS = ('vq', 'vq-continuous', 'kl-stride-4', 'kl-stride-8', 'pixels')
+TOKENIZERS = ('vq', 'vq-continuous', 'kl-stride-4', 'kl-stride-8', 'pixels-4', 'pixels-8')
 
 def all_cells():
     "By name, table/row"
@@ -128,12 +128,12 @@ def tokenizer_folder(name, settings, work):
 
 def tokenizer_hash(name, settings, work):
     "None: not made yet"
-    if name == 'pixels': return 'pixels'
+    if name.startswith('pixels'): return name
     file = tokenizer_folder(name, settings, work)/'tokenizer.safetensors'
     return file_hash(file)[:10] if file.exists() else None
 
 def get_tokenizer(name, settings, work):
-    if name == 'pixels': return PixelTokenizer(patch=8)                          # 16 tokens, as with kl
+    if name.startswith('pixels'): return PixelTokenizer(patch=int(name[-1]))     # pixels per side of a token
     folder = tokenizer_folder(name, settings, work)
     if name == 'kl-stride-8' and not folder.exists():
         make_second_tokenizer(settings, folder)
@@ -391,7 +391,8 @@ def groups_of(names, seeds):
                 groups.setdefault((seed, cell.training), {})[name, seed] = None
     return [list(group) for group in groups.values()]
 
-SECONDS_A_STEP = {'vq': .09, 'vq-continuous': .12, 'kl-stride-4': .05, 'kl-stride-8': .05, 'pixels': .06}
+SECONDS_A_STEP = {'vq': .09, 'vq-continuous': .12, 'kl-stride-4': .05, 'kl-stride-8': .05, 'pixels-4': .12,
+                  'pixels-8': .07}
 
 def estimate(name, finished, settings):
     "Minutes of one core: what the same row took with another seed, or a rough guess"
