@@ -145,6 +145,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'marlearn.course.checks.paper': { 'marlearn.course.checks.paper.check_clearly_below': ( 'paper.html#check_clearly_below',
                                                                                                     'marlearn/course/checks/paper.py'),
                                               'marlearn.course.checks.paper.check_copy_share': ( 'paper.html#check_copy_share',
+                                                                                                 'marlearn/course/checks/paper.py'),
+                                              'marlearn.course.checks.paper.check_fair_pairs': ( 'paper.html#check_fair_pairs',
                                                                                                  'marlearn/course/checks/paper.py')},
             'marlearn.course.checks.plot': { 'marlearn.course.checks.plot.check_changed': ( 'plot.html#check_changed',
                                                                                             'marlearn/course/checks/plot.py'),
