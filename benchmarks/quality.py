@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
+from marlearn.engine.evaluation import cifar10_classifier, reference_statistics
 from marlearn.engine.hardware import autocast, pick_device, pick_precision
 from marlearn.engine.pictures import load_data
 from marlearn.engine.presets import small
 from marlearn.files import pretrained
 from marlearn.generate import generate
 from marlearn.heads import HeadConfig
-from marlearn.metrics import as_saved, cifar10_classifier, reference_statistics, Statistics
+from marlearn.metrics import as_saved, Statistics
 from marlearn.tokenizers import load_tokenizer
 from marlearn.train import (batch_index, EMA, encode_data, learning_rate, make_optimizer, new_model, resolve_config,
                             step_generator, train_step)

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import load_checkpoint, save_checkpoint
+from marlearn.engine.evaluation import cifar10_classifier, extract
 from marlearn.engine.hardware import machine
 from marlearn.engine.pictures import load_data
 from marlearn.engine.presets import small
@@ -29,8 +30,7 @@ from marlearn.engine.presets import variant as as_variant
 from marlearn.files import atomic_file, file_hash, pretrained, read_json, save_weights, write_json
 from marlearn.generate import generate
 from marlearn.mar import count_parameters
-from marlearn.metrics import as_bytes, as_saved, cifar10_classifier, extract, inception_score, kernel_distance
-from marlearn.metrics import Statistics
+from marlearn.metrics import as_bytes, as_saved, inception_score, kernel_distance, Statistics
 from marlearn.tokenizers import KLTokenizer, load_tokenizer, measure_scale, PixelTokenizer, save_tokenizer, VQTokenizer
 from marlearn.train import encode_data, new_model, resolve_config, TokenData, train_loop
 from marlearn.vae import fit_vae, psnr, VAE, VAEConfig

@@ -18,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from marlearn.data import join_data, load_shapes
 from marlearn.engine.adversarial import Adversary, PatchDiscriminator
+from marlearn.engine.evaluation import cifar10_classifier
 from marlearn.engine.hardware import machine
 from marlearn.engine.pictures import load_data
 from marlearn.files import atomic_file, save_weights
-from marlearn.metrics import as_saved, cifar10_classifier, Statistics
+from marlearn.metrics import as_saved, Statistics
 from marlearn.tokenizers import KLTokenizer, save_tokenizer
 from marlearn.vae import latent_scale, psnr, ssim, VAE, vae_loss, VAEConfig
 

@@ -283,7 +283,7 @@ def test_a_grid_that_fails_costs_no_training(tmp_path):
         raise RuntimeError('no such font')
     config = tiny()
     config = replace(config, train=replace(config.train, steps=4, batch_size=4, sample_every=2, save_every=2))
-    tokenizer, data = get_tokenizer('shipped'), TokenData(torch.zeros(8, 16, 24), None, torch.zeros(8).long())
+    tokenizer, data = get_tokenizer('shipped'), TokenData(torch.zeros(8, 16, 40), None, torch.zeros(8).long())
     model = new_model(config.model, tokenizer)
     with pytest.warns(UserWarning, match='nothing was drawn after step 2 .*no such font.*training goes on'):
         _, log = fit(model, data, config, tmp_path, tokenizer=tokenizer, classes=tuple('abcdefghij'), on_sample=draw)

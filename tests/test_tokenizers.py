@@ -460,7 +460,7 @@ def test_presets():
     assert TOKENIZERS['kl8'].net == kl8() and TOKENIZERS['kl8'].patch == 2 and TOKENIZERS['kl16'].net == kl16()
 
 @pytest.mark.parametrize('name, kind, shape', [
-    ('shipped', 'kl', (16, 24)), ('vq', 'vq', (64, 8)), ('vq-continuous', 'vq-continuous', (64, 8)),
+    ('shipped', 'kl', (16, 40)), ('vq', 'vq', (64, 8)), ('vq-continuous', 'vq-continuous', (64, 8)),
     ('pixels', 'pixels', (16, 192)), ('pixels-4', 'pixels', (64, 48))])
 def test_tokenizers_by_name(name, kind, shape):
     tokenizer = get_tokenizer(name)
@@ -477,7 +477,7 @@ def test_a_folder_is_a_name_and_a_wrong_name_says_what_there_is(tmp_path):
 
 # -- what ships --
 
-@pytest.mark.parametrize('name, kind, shape', [('tokenizer', 'kl', (16, 24)), ('vq', 'vq', (64, 8))])
+@pytest.mark.parametrize('name, kind, shape', [('tokenizer', 'kl', (16, 40)), ('vq', 'vq', (64, 8))])
 def test_shipped(name, kind, shape, g):
     folder = pretrained(name)
     tokenizer, report = load_tokenizer(folder), json.loads((folder/'report.json').read_text())
