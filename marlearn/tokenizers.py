@@ -43,7 +43,7 @@ def unpatchify(
     cut = tokens.reshape(B, rows, columns, P//patch**2, patch, patch)
     return cut.permute(0, 3, 1, 4, 2, 5).reshape(B, -1, rows*patch, columns*patch)
 
-# %% ../nbs/05_tokenizers.ipynb #8999d1ec
+# %% ../nbs/05_tokenizers.ipynb #342016a5
 class TokenGrid:
     "How pictures are cut into tokens: sizes only"
     stride:int # pixels per side of one cell

@@ -83,7 +83,7 @@ class ResBlock(nn.Module):
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         return self.shortcut(x) + h
 
-# %% ../nbs/03_vae.ipynb #d362f1ca
+# %% ../nbs/03_vae.ipynb #973dc600
 class Downsample(nn.Module):
     "Halve height and width; padded right and below only, as in LDM"
     def __init__(self, channels:int):

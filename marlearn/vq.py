@@ -45,7 +45,7 @@ class Quantised:
     codebook:Tensor # scalar: the same distance for the codes to pay; 0 with EMA
     revived:Tensor # scalar: codes replaced in this call
 
-# %% ../nbs/04_vq.ipynb #fa77e553
+# %% ../nbs/04_vq.ipynb #621487e1
 class Codebook(nn.Module):
     "A list of codes that follow the latents which choose them"
     def __init__(self,
@@ -99,7 +99,7 @@ class Codebook(nn.Module):
             self.sums[places] = flat[pick]
         return flat.new_tensor(float(n))
 
-# %% ../nbs/04_vq.ipynb #72a0d15b
+# %% ../nbs/04_vq.ipynb #edd35fee
 class VectorQuantizer(Codebook):
     "Each latent becomes the nearest code (van den Oord et al., 2017)"
     def forward(self,

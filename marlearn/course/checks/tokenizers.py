@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..exercises import compare, exercise, Wrong
 from ...tokenizers import patchify, Tokenizer, unpatchify
 
-# %% ../../../nbs/05_tokenizers.ipynb #c1747df8
+# %% ../../../nbs/05_tokenizers.ipynb #be5cae8b
 @exercise('5.1', 'the mirror', difficulty=1, minutes=10)
 def check_mirror(answer):
     "Takes your `mirror(tokens, patch, grid)`"
@@ -33,7 +33,7 @@ def check_cut(answer):
     compare(out[0, 1, :3], grid[0, :, 0, 2], 'second token: the square to the right')
     compare(out, patchify(grid, 2).unflatten(2, (3, 4)).transpose(2, 3).flatten(2), 'all numbers')
 
-# %% ../../../nbs/05_tokenizers.ipynb #a6ce4d57
+# %% ../../../nbs/05_tokenizers.ipynb #e9cf2d73
 @exercise('5.3', 'a tokenizer of averages', difficulty=3, minutes=20)
 def check_average(answer):
     "Takes your class"
@@ -52,7 +52,7 @@ def check_average(answer):
                 f'{where}: spread of decoded pictures', tol=.05)
     return 'Everything in the following lessons would run on it.'
 
-# %% ../../../nbs/05_tokenizers.ipynb #2378cc4d
+# %% ../../../nbs/05_tokenizers.ipynb #01e056c3
 @exercise('5.4', 'a scale from a stream', difficulty=2, minutes=15)
 def check_scale_of(answer):
     "Takes your `scale_of(batches)`"

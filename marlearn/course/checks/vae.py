@@ -10,7 +10,7 @@ import math, torch
 from torch.distributions import Normal, kl_divergence
 from ..exercises import compare, exercise, Wrong
 
-# %% ../../../nbs/03_vae.ipynb #b8f65eed
+# %% ../../../nbs/03_vae.ipynb #4d7e90bb
 @exercise('3.1', 'what certainty costs', difficulty=1, minutes=5)
 def check_certainty(answer):
     "Takes a number"
@@ -21,7 +21,7 @@ def check_certainty(answer):
     compare(seen, right, 'nats a picture', tol=.2)
     return 'ln 2 for each number, or one bit: halving a cloud says one bit more about where it is.'
 
-# %% ../../../nbs/03_vae.ipynb #ea5eed0b
+# %% ../../../nbs/03_vae.ipynb #9e5c9abb
 @exercise('3.2', 'the loss from scratch', difficulty=3, minutes=20)
 def check_loss_from(answer):
     "Takes your `vae_loss_from(images, mean, logvar, noise, decode, price)`"
@@ -44,7 +44,7 @@ def check_loss_from(answer):
         if mine is None: raise Wrong(f'no gradient into {name}', 'a gradient into both')
         compare(mine, slope, f'gradient into {name}', tol=1e-5)
 
-# %% ../../../nbs/03_vae.ipynb #15af2ca6
+# %% ../../../nbs/03_vae.ipynb #19a7b677
 @exercise('3.3', 'silent channels', difficulty=2, minutes=10)
 def check_silent(answer):
     "Takes your `silent(mean, logvar, below)`"

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from ..exercises import compare, exercise, Wrong
 
-# %% ../../../nbs/04_vq.ipynb #05958e7e
+# %% ../../../nbs/04_vq.ipynb #3aca6110
 @exercise('4.1', 'a list as good as numbers', difficulty=1, minutes=5)
 def check_long_list(answer):
     "Takes a number"
@@ -21,7 +21,7 @@ def check_long_list(answer):
         raise Wrong(f'a list whose index carries about {bits} bits', '6 numbers of 16 bits at one place')
     return 'About 10 to the power 29. No list is that long, so a codebook always throws something away.'
 
-# %% ../../../nbs/04_vq.ipynb #0ce87327
+# %% ../../../nbs/04_vq.ipynb #be3fe203
 @exercise('4.2', 'revive where it hurts', difficulty=2, minutes=15)
 def check_revive_worst(answer):
     "Takes your `revive_worst(codes, use, batch, below)`"
@@ -42,7 +42,7 @@ def check_revive_worst(answer):
     compare(answer(codes, use, batch, .5), expected, '12 codes, 40 rows')
     compare(codes, before, 'the codes that were passed in')
 
-# %% ../../../nbs/04_vq.ipynb #48f753ba
+# %% ../../../nbs/04_vq.ipynb #76e86808
 @exercise('4.3', 'a list without a codebook', difficulty=2, minutes=15)
 def check_round_through(answer):
     "Takes your `round_through(latents, levels)`"
@@ -59,7 +59,7 @@ def check_round_through(answer):
         compare(grad, slope*half*(1 - latents.tanh()**2), f'gradient into latents, {levels} levels', tol=1e-5)
     return 'With 6 numbers of 5 levels the list has 15,625 codes, none of which has to be learned or can die.'
 
-# %% ../../../nbs/04_vq.ipynb #0681c9cf
+# %% ../../../nbs/04_vq.ipynb #96139637
 @exercise('4.4', 'what is left over', difficulty=3, minutes=15)
 def check_residual(answer):
     "Takes your `residual_codes(latents, codebook, depth)`"
