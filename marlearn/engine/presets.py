@@ -20,7 +20,7 @@ from ..train import TrainConfig
 def tiny()->RunConfig:
     "A few seconds of training: for tests, and to see that everything is wired up"
     head = HeadConfig(blocks=1, width=32, x0_limit=5.0)
-    model = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2,
+    model = ModelConfig(n_tokens=16, token_dim=40, n_classes=10, width=32, encoder_blocks=1, decoder_blocks=1, heads=2,
                         class_slots=2, dropout=0.0, head=head)
     return RunConfig(model=model, train=TrainConfig(steps=40, batch_size=16, log_every=10, sample_every=20,
                                                     save_every=20))
@@ -28,7 +28,7 @@ def tiny()->RunConfig:
 def small()->RunConfig:
     "What `marlearn demo` trains: minutes on two CPU cores"
     head = HeadConfig(blocks=2, width=128, noise_levels=2, x0_limit=5.0)
-    model = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=96, encoder_blocks=2, decoder_blocks=2, heads=3,
+    model = ModelConfig(n_tokens=16, token_dim=40, n_classes=10, width=96, encoder_blocks=2, decoder_blocks=2, heads=3,
                         class_slots=4, dropout=0.0, min_mask_ratio=0.05, mask_std=0.5, head=head)
     return RunConfig(model=model, train=TrainConfig(lr=2e-3, batch_size=64, ema=0.999, save_every=500,
                                                     sample_every=300))
@@ -36,7 +36,7 @@ def small()->RunConfig:
 def toy()->RunConfig:
     "About an hour on a CPU: the model in data/pretrained/mar"
     head = HeadConfig(blocks=3, width=192, noise_levels=2, x0_limit=5.0)
-    model = ModelConfig(n_tokens=16, token_dim=24, n_classes=10, width=128, encoder_blocks=2, decoder_blocks=4, heads=4,
+    model = ModelConfig(n_tokens=16, token_dim=40, n_classes=10, width=128, encoder_blocks=2, decoder_blocks=4, heads=4,
                         class_slots=4, dropout=0.0, min_mask_ratio=0.05, mask_std=0.5, head=head)
     return RunConfig(model=model, train=TrainConfig(steps=18_000, lr=2e-3, batch_size=64, ema=0.9998, save_every=2000,
                                                     sample_every=4500))

@@ -80,7 +80,7 @@ _VQ16 = VAEConfig(width=128, mults=(1, 1, 2, 2, 4), res_blocks=2, attn_levels=(4
                   latent_channels=8, embed_dim=8, norm_groups=32)
 
 TOKENIZERS = {
-    'small-kl': TokenizerConfig(net=VAEConfig(width=16, latent_channels=6, embed_dim=6), patch=2, steps=4800),
+    'small-kl': TokenizerConfig(net=VAEConfig(width=16, latent_channels=10, embed_dim=10), patch=2, steps=4800),
     'small-vq': TokenizerConfig(kind='vq', net=VAEConfig(width=16, mults=(1, 2, 3), latent_channels=8, embed_dim=8),
                                 steps=5000, lr=3e-3, decay=0.95, revive_below=0.3),
     'kl16': TokenizerConfig(net=kl16(), **_LDM),

@@ -1,16 +1,31 @@
 "Plausible mistakes, which the checks of lesson 03 must refuse"
+import math
 
-def logvar_as_std(mean, logvar, noise): return mean + logvar.exp()*noise
-def cut_off(mean, logvar, noise): return (mean + (0.5*logvar).exp()*noise).detach()
-def variance_twice(mean, logvar, noise): return mean + (2*logvar).exp()*noise
+def error(images, recon): return (images - recon).abs().mean()
+def kl(mean, logvar): return 0.5*(mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
 
-def std_for_variance(mean, logvar): return 0.5*(mean**2 + (0.5*logvar).exp() - 1 - logvar).flatten(1).sum(1)
-def no_half(mean, logvar): return (mean**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
-def averaged(mean, logvar): return 0.5*(mean**2 + logvar.exp() - 1 - logvar).flatten(1).mean(1)
+def logvar_as_std(images, mean, logvar, noise, decode, price):
+    return error(images, decode(mean + logvar.exp()*noise)) + price*kl(mean, logvar)/images[0].numel()
+def no_draw(images, mean, logvar, noise, decode, price):
+    return error(images, decode(mean)) + price*kl(mean, logvar)/images[0].numel()
+def kl_per_latent(images, mean, logvar, noise, decode, price):
+    latents = mean + (0.5*logvar).exp()*noise
+    return error(images, decode(latents)) + price*0.5*(mean**2 + logvar.exp() - 1 - logvar).mean()
+def kl_of_the_batch(images, mean, logvar, noise, decode, price):
+    latents = mean + (0.5*logvar).exp()*noise
+    return error(images, decode(latents)) + price*len(images)*kl(mean, logvar)/images[0].numel()
+def cut_off(images, mean, logvar, noise, decode, price):
+    latents = (mean + (0.5*logvar).exp()*noise).detach()
+    return error(images, decode(latents)) + price*kl(mean, logvar)/images[0].numel()
+
+def per_place(mean, logvar, below): return 0.5*(mean**2 + logvar.exp() - 1 - logvar).mean((0, 2, 3)) < below
+def all_pictures(mean, logvar, below): return 0.5*(mean**2 + logvar.exp() - 1 - logvar).sum((0, 2, 3)) < below
+def means_only(mean, logvar, below): return 0.5*(mean**2).sum((2, 3)).mean(0) < below
+def std_for_variance(mean, logvar, below):
+    return 0.5*(mean**2 + (0.5*logvar).exp() - 1 - logvar).sum((2, 3)).mean(0) < below
 
 WRONG = {
-    'check_fewer_numbers': [16, 256, 4096],
-    'check_draw': [logvar_as_std, cut_off, variance_twice],
-    'check_price': [std_for_variance, no_half, averaged],
-    'check_too_high': ['a', 'c', 1],
+    'check_certainty': [384*math.log(4), 384, math.log(2), -266.2],
+    'check_loss_from': [logvar_as_std, no_draw, kl_per_latent, kl_of_the_batch, cut_off],
+    'check_silent': [per_place, all_pictures, means_only, std_for_variance],
 }

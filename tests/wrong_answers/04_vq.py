@@ -1,25 +1,51 @@
 "Plausible mistakes, which the checks of lesson 04 must refuse"
 import torch
 
-def just_codes(latents, codes): return codes
-def the_wrong_way_round(latents, codes): return codes + (latents - codes).detach()
-def both(latents, codes): return latents + codes - latents.detach()
+def nearest_rows(codes, use, batch, below):                   # sorts the wrong way
+    order = torch.cdist(batch, codes).min(1).values.argsort()
+    dead, new = (use < below).nonzero().flatten(), codes.clone()
+    new[dead] = batch[order[:len(dead)]]
+    return new
+def all_onto_one(codes, use, batch, below):
+    worst = torch.cdist(batch, codes).min(1).values.argmax()
+    return torch.where((use < below)[:, None], batch[worst], codes)
+def far_from_all(codes, use, batch, below):                   # mean distance to all codes, not to the nearest
+    order = torch.cdist(batch, codes).mean(1).argsort(descending=True)
+    dead, new = (use < below).nonzero().flatten(), codes.clone()
+    new[dead] = batch[order[:len(dead)]]
+    return new
+def changes_its_input(codes, use, batch, below):
+    order = torch.cdist(batch, codes).min(1).values.argsort(descending=True)
+    dead = (use < below).nonzero().flatten()
+    codes[dead] = batch[order[:len(dead)]]
+    return codes
 
-def nan_for_unused(indices, V):
-    share = torch.bincount(indices.flatten(), minlength=V)/indices.numel()
-    return torch.exp(-(share*share.log()).sum())
-def bits_for_nats(indices, V):
-    share = torch.bincount(indices.flatten(), minlength=V)/indices.numel()
-    return torch.exp(-torch.xlogy(share, share).sum()/torch.tensor(2.).log())
-def counts_used(indices, V): return float(len(indices.unique()))
+def just_rounded(latents, levels): return (latents.tanh()*(levels - 1)/2).round()
+def slope_of_one(latents, levels): return latents + ((latents.tanh()*(levels - 1)/2).round() - latents).detach()
+def a_level_too_many(latents, levels):
+    smooth = latents.tanh()*levels/2
+    return smooth + (smooth.round() - smooth).detach()
+def not_rounded(latents, levels): return latents.tanh()*(levels - 1)/2
 
-def only_products(latents, codebook): return (latents @ codebook.T).argmax(1)
-def farthest(latents, codebook): return torch.cdist(latents, codebook).argmax(1)
-def no_half(latents, codebook): return (latents @ codebook.T - (codebook**2).sum(1)).argmax(1)
+def never_subtracts(latents, codebook, depth):
+    indices = torch.cdist(latents, codebook).argmin(1)[:, None].expand(-1, depth)
+    return indices, codebook[indices].sum(1)
+def what_is_left(latents, codebook, depth):
+    rest, indices = latents, []
+    for _ in range(depth):
+        indices.append(torch.cdist(rest, codebook).argmin(1))
+        rest = rest - codebook[indices[-1]]
+    return torch.stack(indices, 1), rest
+def last_code_only(latents, codebook, depth):
+    rest, indices = latents, []
+    for _ in range(depth):
+        indices.append(torch.cdist(rest, codebook).argmin(1))
+        rest = rest - codebook[indices[-1]]
+    return torch.stack(indices, 1), codebook[indices[-1]]
 
 WRONG = {
-    'check_bits': [64*512, 512, 9],
-    'check_straight_through': [just_codes, the_wrong_way_round, both],
-    'check_perplexity': [nan_for_unused, bits_for_nats, counts_used],
-    'check_nearest_codes': [only_products, farthest, no_half],
+    'check_long_list': [96, 2**16, 2**6144],
+    'check_revive_worst': [nearest_rows, all_onto_one, far_from_all, changes_its_input],
+    'check_round_through': [just_rounded, slope_of_one, a_level_too_many, not_rounded],
+    'check_residual': [never_subtracts, what_is_left, last_code_only],
 }
