@@ -32,7 +32,7 @@ def check_shared_gradient(answer):
         compare(answer(parts, list(sizes)), each.mean(0), f'parts of {sizes} pictures', tol=1e-5)
     return "With equal parts it is the lesson's mean of means."
 
-# %% ../../../nbs/19_scale.ipynb #5b6a2580
+# %% ../../../nbs/19_scale.ipynb #f381ace3
 @exercise('19.2', 'a resume that repeats pictures', difficulty=2, minutes=15)
 def check_batches(answer):
     "Takes your `batches(n, batch_size, seed, first_step)`"
@@ -50,7 +50,7 @@ def check_batches(answer):
             if seen != right: raise Wrong(seen, right, f'step {step} of a run that resumed at step {first}')
     return 'The rows are a function of seed and step, so nothing has to be saved for them.'
 
-# %% ../../../nbs/19_scale.ipynb #02f1f790
+# %% ../../../nbs/19_scale.ipynb #0666b67e
 @exercise('19.3', 'MAR-H on eight small cards', difficulty=2, minutes=15)
 def check_flags(answer):
     "Takes the flags as one string"
