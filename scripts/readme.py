@@ -44,7 +44,8 @@ def front_cell()->str:
         'there is one; none is needed.', '',
         '| learn | run |', '|---|---|',
         f'| {len(LESSONS)} notebooks build everything, from pixels to pictures: by our estimate about {hours:.0f} '
-        f'hours of reading and running on a laptop, and {practice:.0f} hours of exercises. | What the lessons build *is* the library: from '
+        f'hours of reading and running on a laptop, and {practice:.0f} hours of exercises. '
+        '| What the lessons build *is* the library: from '
         'the demo to the '
         'paper\'s ImageNet models on many GPUs. |',
         '| `make lab`, and open [lesson 00](00_start.ipynb) | `marlearn sample`, `marlearn train --data my-pictures`, '
@@ -169,7 +170,8 @@ def speed_cell()->str:
         f"Measured on one kind of machine: {kind}, {m['threads']} threads, {m['precision']} by default, "
         f"torch {m['torch']}; medians of {train['repeats']} training and {sample['repeats']} drawing runs. *Plain* "
         f"is the "
-        "paper's algorithm written in the obvious way in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); default "
+        "paper's algorithm written in the obvious way in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); "
+        "default "
         "and "
         "compiled draw the same noise and give the same result, up to rounding (of bfloat16, where that is the "
         "machine's "

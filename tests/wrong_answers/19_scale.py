@@ -61,8 +61,8 @@ WRONG = {
     'check_shared_gradient': [plain_mean, nan_stays, the_sum],
     'check_batches': [starts_anew, another_seed, order_of_epoch_0, one_order_for_all, whole_epochs_only, one_too_far,
                       ends],
-    # the plan's own advice; weights alone in pieces; too few pictures at a time; another batch or model; no such option;
-    # no whole number of pictures
+    # the plan's own advice; weights alone in pieces; whole weights; too few pictures at a time; another batch; another
+    # model; no such option; no whole number of pictures
     'check_flags': ['--train.accumulate 16 --train.recompute', '--shard', '--train.accumulate 16',
                     '--shard --train.accumulate 32', '--shard --train.batch-size 128',
                     '--shard --preset mar-l-imagenet256 --train.accumulate 16', '--shard --accumulate 16',
