@@ -17,9 +17,12 @@ def load(path:Path)->dict: return json.loads(path.read_text(encoding='utf-8'))
 
 def front_cell()->str:
     "The first cell of the index: one sentence, one picture, one command, two doors"
+    from marlearn.course.exercises import EXERCISES, load_exercises
     from marlearn.course.map import LESSONS
     from marlearn.demo import DemoConfig
+    load_exercises()
     settings, hours = read_settings(), sum(l.minutes for l in LESSONS)/60
+    practice = sum(e.minutes for e in EXERCISES.values())/60
     url = settings['repo_url']
     report = load(root/'data'/'pretrained'/'mar'/'report.json')
     minutes = report['images_seen']/report['median_images_per_second']/60
@@ -36,12 +39,13 @@ def front_cell()->str:
         '[All ten classes](images/samples.png): of the animals, only the horses can be recognised.*', '',
         '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
         *placeholder,
-        f'This trains a model before your eyes and draws with it, in {DemoConfig().minutes:g} minutes after the '
+        f'This trains a model and draws with it, in {DemoConfig().minutes:g} minutes after the '
         'set-up, which downloads PyTorch and takes 6 to 8 GB of disk. You need Python 3.10 or newer. A GPU is used if '
         'there is one; none is needed.', '',
         '| learn | run |', '|---|---|',
-        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures, with exercises: about {hours:.1f} '
-        'hours of reading and running by our estimate, on a laptop. | What the lessons build *is* the library: from '
+        f'| {len(LESSONS)} notebooks build everything, from pixels to pictures: by our estimate about {hours:.0f} '
+        f'hours of reading and running on a laptop, and {practice:.0f} hours of exercises. '
+        '| What the lessons build *is* the library: from '
         'the demo to the '
         'paper\'s ImageNet models on many GPUs. |',
         '| `make lab`, and open [lesson 00](00_start.ipynb) | `marlearn sample`, `marlearn train --data my-pictures`, '
@@ -59,7 +63,7 @@ def supported()->str:
             '([result](../benchmarks/results/versions.json)); `python scripts/try_versions.py` tries others.')
 
 def status_cell()->str:
-    "The cell of the index that tells what was seen, and what was not"
+    "The cell of the index that says what was tested, and what was not"
     rows = {
         'Equal to the official release, to rounding': 'outputs of the masked model, the head, the diffusion loss and '
             'the sampler, the norms of all gradients, and the names of all weights: compared with values recorded from '
@@ -86,7 +90,7 @@ def install_cell()->str:
     return '\n'.join(['## Install without a clone', '',
         'For programs of your own the library is enough; the small models are inside.', '',
         '```', f'pip install git+{url}', '```', '',
-        'For a machine without a network, make the wheels on one that has it, and take the folder along:', '',
+        'For a machine without a network, make the wheels on one that has a network, and copy the folder:', '',
         '```', f'pip wheel --wheel-dir wheels git+{url}',
         f'pip install --no-index --find-links wheels {name}', '```'])
 
@@ -103,7 +107,7 @@ def lessons_cell()->str:
         'exercises are checked. `marlearn progress` shows what you have passed.', '',
         '| | lesson | the question it answers | minutes | before it | afterwards you can |',
         '|---|---|---|---|---|---|', *rows, '',
-        'Minutes are estimates, for reading and running without the exercises. Three more notebooks tell how the '
+        'Minutes are estimates, for reading and running without the exercises. Three more notebooks show how the '
         'course is '
         'made: [map and glossary](course/map.ipynb), [exercises](course/exercises.ipynb), and '
         '[progress](course/progress.ipynb).'])
@@ -126,7 +130,7 @@ def engine_cell()->str:
     return '\n'.join(['## The engine', '',
         'What keeps a long run safe is not part of the method; it has short reference notebooks of its own: what a '
         'module '
-        'promises, how it is used, and cells that prove it.', '',
+        'promises, how it is used, and cells that test it.', '',
         '| notebook | module | what it promises |', '|---|---|---|', *rows])
 
 MODES = ('plain', 'default', 'compiled', 'fastest') # the columns of the table
@@ -145,6 +149,10 @@ def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, a
             work.setdefault(name, {})[column] = f"{row['seconds']['median']:.3g} s{ratio}"
     return work
 
+def code(name:str)->str:
+    "A row of the start-up benchmark: what can be typed stands in backquotes"
+    return 'importing all that trains and draws' if name == 'import all that trains and draws' else f'`{name}`'
+
 def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"
     sys.path.insert(0, str(root))
@@ -157,12 +165,13 @@ def speed_cell()->str:
     kind = f"{m['cpu']} CPU with {', '.join([m['simd'], *m['bf16 units']])}"
     columns = [c for c in MODES if any(c in row for row in work.values())]
     rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
-    waits = ', '.join(f"{r['median']:.1f} s for `{r['what']}`" for r in startup['rows'] if 'what' in r)
+    waits = ', '.join(f"{r['median']:.2g} s for {code(r['what'])}" for r in startup['rows'] if 'what' in r)
     return '\n'.join(['## Speed', '',
         f"Measured on one kind of machine: {kind}, {m['threads']} threads, {m['precision']} by default, "
         f"torch {m['torch']}; medians of {train['repeats']} training and {sample['repeats']} drawing runs. *Plain* "
         f"is the "
-        "paper's algorithm written straight down in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); default "
+        "paper's algorithm written in the obvious way in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); "
+        "default "
         "and "
         "compiled draw the same noise and give the same result, up to rounding (of bfloat16, where that is the "
         "machine's "
@@ -178,9 +187,9 @@ def speed_cell()->str:
         f"The times in the plot are of the shipped model, from an earlier run (commit {front['commit']}, "
         f"{front['machine']['processor']}, "
         f"{front['machine']['threads']} threads); the distances do not depend on the machine.", '',
-        f"Repeat it with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
+        f"Measure it again with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
-        *(['', f'A process takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
+        *(['', f'Start-up takes {waits} (`python -m benchmarks.startup`).'] if waits else [])])
 
 TABLES = {'# marlearn': front_cell, '## What is proven': status_cell, '## Install without a clone': install_cell,
           '## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}

@@ -1,8 +1,42 @@
 "Plausible mistakes, which the checks of lesson 19 must refuse"
+import torch
 
 def plain_mean(gradients, sizes): return sum(gradients)/len(gradients)
 def nan_stays(gradients, sizes): return sum(n*g for g, n in zip(gradients, sizes))/sum(sizes)
 def the_sum(gradients, sizes): return sum(n*g for g, n in zip(gradients, sizes) if n)
+
+def orders(n, seed):
+    g = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randperm(n, generator=g)
+def starts_anew(n, batch_size, seed, first_step):
+    for order in orders(n, seed):
+        yield from order.split(batch_size)
+def another_seed(n, batch_size, seed, first_step):
+    for order in orders(n, seed + first_step):
+        yield from order.split(batch_size)
+def order_of_epoch_0(n, batch_size, seed, first_step):
+    skip = first_step % (n//batch_size)
+    for order in orders(n, seed):
+        yield from order.split(batch_size)[skip:]
+        skip = 0
+def one_order_for_all(n, batch_size, seed, first_step):
+    order, step = next(orders(n, seed)), first_step
+    while True:
+        yield order.split(batch_size)[step % (n//batch_size)]
+        step += 1
+def whole_epochs_only(n, batch_size, seed, first_step):
+    for epoch, order in enumerate(orders(n, seed)):
+        if epoch >= first_step//(n//batch_size):
+            yield from order.split(batch_size)
+def one_too_far(n, batch_size, seed, first_step):
+    step = 0
+    for order in orders(n, seed):
+        for rows in order.split(batch_size):
+            step += 1
+            if step > first_step + (first_step > 0): yield rows
+def ends(n, batch_size, seed, first_step):
+    yield from next(orders(n, seed)).split(batch_size)
 
 def from_rank_0(sums):
     away = (sums - sums[:, :1]).abs() > 1e-5
@@ -24,10 +58,14 @@ def rounding_counts(sums):
     return rank, away[:, rank].int().argmax().item()
 
 WRONG = {
-    # at full peak; on one GPU; in hours
-    'check_days': [1.2e21/(8*312e12)/86400, 1.2e21/(312e12*.2)/86400, 1.2e21/(8*312e12*.2)/3600],
-    # no average; nothing in pieces; weights only
-    'check_held': [(7e9*16/1e9, 7e9*16/16/1e9), (7e9*20/1e9, 7e9*20/1e9), (7e9*4/1e9, 7e9*4/16/1e9)],
     'check_shared_gradient': [plain_mean, nan_stays, the_sum],
+    'check_batches': [starts_anew, another_seed, order_of_epoch_0, one_order_for_all, whole_epochs_only, one_too_far,
+                      ends],
+    # the plan's own advice; weights alone in pieces; whole weights; too few pictures at a time; another batch; another
+    # model; no such option; no whole number of pictures
+    'check_flags': ['--train.accumulate 16 --train.recompute', '--shard', '--train.accumulate 16',
+                    '--shard --train.accumulate 32', '--shard --train.batch-size 128',
+                    '--shard --preset mar-l-imagenet256 --train.accumulate 16', '--shard --accumulate 16',
+                    '--shard --train.accumulate 12'],
     'check_find_deaf': [from_rank_0, largest_sum, one_too_late, rounding_counts],
 }
