@@ -1,7 +1,8 @@
 """How long is each lesson? Reading at 200 words and 12 lines of code a minute, compared with the minutes on the map.
 
     python scripts/lesson_times.py            a table
-    python scripts/lesson_times.py --check    an error where the map (marlearn.course.map) says something else
+    python scripts/lesson_times.py --check    an error where the map (marlearn.course.map) or the lesson says otherwise
+    python scripts/lesson_times.py --write    put the minutes into the map's notebook and the lessons
 
 Counted is what a reader sees in the main part: neither hidden cells nor the optional section ("## Further"), and of
 the exercises only the text. Minutes are rounded up to five; the time for the exercises is what their headings say."""
@@ -60,8 +61,28 @@ def lengths()->dict[str, Length]:
     "Of every lesson, by its notebook's name"
     return {l.notebook: measure(ROOT/'nbs'/f'{l.notebook}.ipynb') for l in LESSONS}
 
+TOLD = re.compile(r'About \d+ minutes(?:, and \d+ more for the exercises)?\. Afterwards')
+
+def told(n:Length)->str: return f'About {n.minutes} minutes, and {n.exercises} more for the exercises. Afterwards'
+
+def write(found:dict[str, Length]):
+    "The same minutes in the map and in each lesson"
+    map_path = ROOT/'nbs'/'course'/'map.ipynb'
+    text = map_path.read_text(encoding='utf-8')
+    for lesson in LESSONS:
+        n, path = found[lesson.notebook], ROOT/'nbs'/f'{lesson.notebook}.ipynb'
+        text, hits = re.subn(rf"(Lesson\({lesson.number}, .*?minutes=)\d+", rf'\g<1>{n.minutes}', text)
+        old = path.read_text(encoding='utf-8')
+        new, places = TOLD.subn(told(n), old)
+        if (hits, places) != (1, 1): sys.exit(f'{lesson.notebook}: {hits} rows on the map, {places} sentences')
+        if new != old: path.write_text(new, encoding='utf-8')
+    map_path.write_text(text, encoding='utf-8')
+
 if __name__ == '__main__':
     wrong, found = [], lengths()
+    if '--write' in sys.argv:
+        write(found)
+        sys.exit('written; now run nbdev-export and scripts/readme.py')
     print('lesson                cells  words  lines  minutes  on the map  exercises')
     for lesson in LESSONS:
         n = found[lesson.notebook]
@@ -70,6 +91,8 @@ if __name__ == '__main__':
               f'{n.exercises:10}{"  too long" if too_long else ""}')
         if n.minutes != lesson.minutes:
             wrong.append(f'{lesson.notebook}: {n.minutes} minutes, the map says {lesson.minutes}')
+        if told(n) not in (ROOT/'nbs'/f'{lesson.notebook}.ipynb').read_text(encoding='utf-8'):
+            wrong.append(f'{lesson.notebook} does not say "{told(n)}"')
     print(f'{sum(n.minutes for n in found.values())/60:.1f} hours, and '
           f'{sum(n.exercises for n in found.values())/60:.1f} hours of exercises')
     if '--check' in sys.argv and wrong: sys.exit('\n'.join(wrong))
