@@ -43,10 +43,10 @@ def check_page(answer):
         answer()
         raise Wrong('a class without fields', 'a dataclass')
     def read(*args): return quietly(lambda: tyro.cli(answer, args=list(args)))[0]
-    for args, rows in ((['--pictures', '24'], 3), (['--pictures', '25'], 4), (['--pictures', '6', '--columns', '2'], 3)):
-        command = read(*args)
+    for options, rows in (('--pictures 24', 3), ('--pictures 25', 4), ('--pictures 6 --columns 2', 3)):
+        command = read(*options.split())
         _, said = quietly(command.run)
-        compare(said, f'{rows} rows', f"Page {' '.join(args)}")
+        compare(said, f'{rows} rows', f'Page {options}')
     try:
         command.columns = 5
     except FrozenInstanceError: pass

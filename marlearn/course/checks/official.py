@@ -86,7 +86,8 @@ def check_first_wrong(answer):
         t = t.clone()
         t[1, 2] -= .01*t.abs().max()
         return t
-    cases = (('rounding only', rounded(), None), ('stage 2, whose values are small, off by 1 %', planted(2, one_low), 2),
+    cases = (('rounding only', rounded(), None),
+             ('stage 2, whose values are small, off by 1 %', planted(2, one_low), 2),
              ('stage 0 off by 1 %', planted(0, one_low), 0),
              ('nan in stage 1', planted(1, lambda t: t.where(t < t.max(), torch.nan)), 1),
              ('all wrong from stage 1 on', rounded()[:1] + [t + .1*t.abs().max() for t in theirs[1:]], 1))

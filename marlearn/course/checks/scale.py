@@ -63,7 +63,8 @@ def check_flags(answer):
         asked, _ = quietly(lambda: parse('plan', base + answer.split()))
         before = parse('plan', base)
         for name in ('preset', 'gpus', 'gpu', 'model', 'share'):
-            if getattr(asked, name) != getattr(before, name): raise Wrong(f'another {name}', f'{name} unchanged', answer)
+            if getattr(asked, name) != getattr(before, name):
+                raise Wrong(f'another {name}', f'{name} unchanged', answer)
         if asked.train.batch_size != before.train.batch_size:
             raise Wrong(f'a batch of {asked.train.batch_size}', f'{before.train.batch_size}, as before', answer)
         found = plan(config_of(asked, RunConfig), gpus=8, gpu='rtx4090', shard=asked.shard)

@@ -19,7 +19,7 @@ def check_head_flops(answer):
         compare(answer(M, P, W, blocks), right, f'head_flops({M}, {P}, {W}, {blocks})')
     return "Three of the five products of a block are modulation: more than half of the head's work."
 
-# %% ../../../nbs/18_speed.ipynb #4525d0b3
+# %% ../../../nbs/18_speed.ipynb #83005aff
 @exercise('18.2', 'work that nobody reads', difficulty=2, minutes=15)
 def check_draw_tokens(answer):
     "Takes your `draw_tokens(x, z, z_null, is_hidden, steps, scale, project, net)`"
