@@ -59,6 +59,7 @@ def main():
     import matplotlib
     matplotlib.use('Agg')
     import torch
+    from marlearn.engine.hardware import machine
     torch.set_num_threads(1)
     out = args.out.resolve()
     os.chdir(root/'nbs')
@@ -69,7 +70,9 @@ def main():
         print(f'seed {seed}: {time.perf_counter() - start:.0f} seconds', flush=True)
         result = json.loads(out.read_text(encoding='utf-8')) if out.exists() else {}
         result |= {'what': 'lesson 17: distances of walks to their law, and of utterances to held-out ones, by seed',
-                   'command': 'python scripts/beyond.py; python scripts/beyond.py --masked', 'torch': torch.__version__}
+                   'command': 'python scripts/beyond.py; python scripts/beyond.py --masked', 'machine': machine()}
+        result.pop('torch', None)                                        # older files have it here
+        if args.masked: result['steps of the masked models'] = args.steps
         result |= {part: [run[part] for run in runs] for part in runs[0]}
         out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
 
