@@ -73,7 +73,7 @@ def test_nan_latents_are_refused_when_pictures_are_encoded(monkeypatch, tmp_path
     with pytest.raises(ValueError, match='not finite'):
         encode_data(broken, load_shapes(n=10), quiet=True)
     tokens = torch.tensor([0., 1., torch.inf]).view(3, 1, 1)
-    with pytest.raises(ValueError, match='1 of 3 pictures'):
+    with pytest.raises(ValueError, match='1 of 3 sequences'):
         TokenData(tokens, None, torch.zeros(3, dtype=torch.long))
 
 LABELS = torch.tensor([0, 2])

@@ -46,10 +46,10 @@ class Recorder:
     def __init__(self, model, monkeypatch):
         self.rows, self.steps, self.scales, self.guided = [], [], [], []
         condition, sample = model.backbone.condition, model.head.sample
-        def watch(tokens, labels, order, n_known, n_new=1, cache=None):
+        def watch(tokens, labels, order, n_known, n_new=1, cache=None, lengths=None):
             self.rows.append(len(tokens))
             self.steps.append((n_known, n_new))
-            return condition(tokens, labels, order, n_known, n_new, cache=cache)
+            return condition(tokens, labels, order, n_known, n_new, cache=cache, lengths=lengths)
         def listen(z, *, z_uncond=None, cfg_scale=1.0, **kw):
             self.scales.append(cfg_scale)
             self.guided.append(z_uncond is not None)
