@@ -89,7 +89,7 @@ LESSONS = (
     Lesson(17, 'beyond_images', 'beyond images', JUDGED, minutes=40, needs=(9, 12),
            question='What else can be written this way?',
            can='put the same head on sequences that are no pictures'),
-    Lesson(18, 'speed', 'speed', JUDGED, minutes=25, needs=(12, 13),
+    Lesson(18, 'speed', 'speed', JUDGED, minutes=30, needs=(12, 13),
            question='Where does the time go, and what bounds it?',
            can='find what a network waits for, and measure a change honestly'),
     Lesson(19, 'scale', 'scale', JUDGED, minutes=45, needs=(5, 13, 18),
