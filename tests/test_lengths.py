@@ -53,15 +53,10 @@ def test_loss_is_the_mean_over_real_tokens():
     torch.testing.assert_close(loss, some_tokens()[..., 0][~padding()].mean())
 
 @pytest.mark.parametrize('backbone, order', WAYS)
-def test_a_row_is_drawn_as_if_alone_in_its_length(backbone, order):
-    "What stands behind the last real token, and how long the neighbours are, does not matter"
-    model, labels = make(backbone, order), torch.tensor([0, 1, 0, 1])
-    known, hidden = some_tokens(), padding(torch.tensor([5, 4, 2, 0])) # from there on it is to be drawn
-    if backbone == 'mar': # the same number in every row
-        hidden = torch.zeros(B, N, dtype=torch.bool)
-        hidden[:, 0] = True
-    else:
-        hidden = padding(torch.full((B,), 0))
+def test_what_stands_in_padding_is_not_seen_when_drawing(backbone, order):
+    model, labels, known = make(backbone, order), torch.tensor([0, 1, 0, 1]), some_tokens()
+    hidden = torch.ones(B, N, dtype=torch.bool)
+    if backbone == 'mar': hidden[:, 1:] = False # all but one are known, padding among them
     order = random_order(1, N, torch.Generator().manual_seed(3)).expand(B, N) if order == 'random' else None
     def draw(x):
         return generate(model, labels, known=x, hidden=hidden, lengths=LENGTHS, order=order, diff_steps=3,
@@ -72,8 +67,7 @@ def test_a_row_is_drawn_as_if_alone_in_its_length(backbone, order):
 
 def test_causal_padding_must_be_drawn():
     model, labels = make('causal', 'raster'), torch.tensor([0, 1, 0, 1])
-    hidden = torch.arange(N).expand(B, N) < 0
-    hidden = hidden.clone()
+    hidden = torch.zeros(B, N, dtype=torch.bool)
     hidden[:, 5] = True
     with pytest.raises(ValueError, match='where padding stands'):
         generate(model, labels, known=some_tokens(), hidden=hidden, lengths=LENGTHS)
