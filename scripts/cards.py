@@ -22,7 +22,7 @@ WHAT = { # folder -> title, what it is for, what it cannot do
     'vq': ('VQ tokenizer', 'a small VQ autoencoder with 512 codes (lesson 04), for the comparisons with cross-entropy',
            'It blurs: a code has 9 bits, and a picture 64 of them.'),
     'classifier': ('Classifier of CIFAR-10', 'what judges drawn CIFAR-10 pictures: its features give the Frechet and '
-                   'kernel distances of lessons 14 to 18, its answers the share of recognised pictures',
+                   'kernel distances of lessons 14, 15, 16 and 18, its answers the share of recognised pictures',
                    'Its distances are no FIDs and cannot be compared with published ones. It errs on one real test '
                    'picture in nine, most often on cats.'),
 }

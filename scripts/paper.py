@@ -111,7 +111,7 @@ def train_pictures(settings): return some_pictures(settings, 'train', settings.p
 def make_second_tokenizer(settings, folder):
     "A KL autoencoder of stride 8: as many tokens, of as many numbers, as the shipped one of stride 4 with 2x2 cells"
     torch.manual_seed(0)
-    vae = VAE(VAEConfig(width=8, mults=(1, 2, 4, 8), latent_channels=24, embed_dim=24))
+    vae = VAE(VAEConfig(width=8, mults=(1, 2, 4, 8), latent_channels=40, embed_dim=40))
     pictures = train_pictures(settings)
     fit_vae(vae, pictures, steps=settings.tokenizer_steps, batch_size=16, seed=0)
     images, _ = pictures.batch(range(0, len(pictures), max(1, len(pictures)//500)))

@@ -71,7 +71,7 @@ def status_cell()->str:
             'gradients, 2x2 patches and the outputs of the KL autoencoder are compared too, but need a larger '
             'recording '
             'that is not in the repository (`MARLEARN_PARITY=FOLDER`)',
-        'Tested with every change': 'every notebook, run from top to bottom; a run that is killed and resumed ends '
+        'Tested by `make test`': 'every notebook, run from top to bottom; a run that is killed and resumed ends '
             'with the same weights, bit for bit; damaged files are refused',
         'Rehearsed on CPUs, with two or three processes': 'training on several GPUs and machines, whole or in pieces; '
             'encoding, drawing and evaluating together; processes that die or hang (`tests/test_distributed.py`)',
@@ -142,9 +142,10 @@ def timings()->dict[str, dict[str, str]]: # kind of work -> column -> seconds, a
         for row in load(results/f'{what}.json')['rows']:
             model, batch, column = row['model'], row['batch'], row['mode']
             if column == 'fastest' and model != 'toy': continue  # judged with the toy only
-            name = f'training step, {model}, {batch} pictures'
+            title = 'toy of 64 tokens' if model == 'toy' else model.upper()
+            name = f'training step, {title}, {batch} pictures'
             if what == 'sample':
-                name = f"drawing {batch} pictures, {model}, guidance {row['cfg_scale']:g}"
+                name = f"drawing {batch} pictures, {title}, guidance {row['cfg_scale']:g}"
             ratio = '' if column == 'plain' else f" ({row['ratio']:.1f}x)"
             work.setdefault(name, {})[column] = f"{row['seconds']['median']:.3g} s{ratio}"
     return work
@@ -177,9 +178,8 @@ def speed_cell()->str:
         "machine's "
         'default). In brackets: how many times as fast as plain.', '',
         f"| | {' | '.join(columns)} |", '|---'*(len(columns) + 1) + '|', *rows, '',
-        f"*Toy* here is a network of {n_weights(TOY)/1e6:.1f} million parameters and {TOY.n_tokens} tokens a "
-        f"picture, with "
-        f"random weights. *Fastest* ({fast['ar_steps']} sets of tokens, {fast['diff_steps']} diffusion steps) is "
+        f"The toy of {TOY.n_tokens} tokens has {n_weights(TOY)/1e6:.1f} million parameters (the presets' toy is "
+        f"smaller) and random weights, as MAR-B has here. *Fastest* ({fast['ar_steps']} sets of tokens, {fast['diff_steps']} diffusion steps) is "
         'approximate: the Frechet distance of such pictures was compared with that of the exact way on the shipped '
         'CIFAR-10 model (16 tokens), and the difference is within the noise of three seeds. With the network of this '
         'table, quality was not measured.', '',

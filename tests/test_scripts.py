@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+import pytest
 import torch
 from marlearn.cli import main
 from marlearn.data import load_shapes
@@ -17,7 +18,7 @@ def test_a_run_becomes_a_shipped_model(tmp_path, folder):
     run, model, pictures = (tmp_path/name for name in ('run', 'model', 'pictures'))
     main(['train', '--preset', 'tiny', '--data', str(folder), '--out', str(run), '--train.steps', '4',
           '--train.sample-every', '0', '--train.log-every', '2'])
-    arguments = [run, '--name', 'mar', '--out', model, '--pictures', pictures, '--rows', 1, 0]
+    arguments = [run, '--name', 'mar', '--out', model, '--pictures', pictures, '--rows', 1, 0, '--n', 8]
     subprocess.run([sys.executable, SCRIPTS/'ship_model.py', *map(str, arguments)], check=True, capture_output=True)
     shipped, trained = load_checkpoint(model), load_checkpoint(run/'checkpoints'/'step-00000004')
     assert shipped.step == 4 and shipped.classes == trained.classes
@@ -25,7 +26,11 @@ def test_a_run_becomes_a_shipped_model(tmp_path, folder):
         torch.testing.assert_close(a, b.half().to(a))
     report = json.loads((model/'report.json').read_text())
     assert report['steps'] == 4 and 0 < report['held_out_noise_error']['raw weights'] < 10
-    assert sorted(f.name for f in pictures.iterdir()) == ['generation.gif', 'samples.png']
+    assert sorted(f.name for f in pictures.iterdir()) == ['generation.gif', 'nearest.png', 'samples.png']
+    judged = report['evaluation']
+    per_class = [judged[f'recognised, {name}'] for name in shipped.classes]
+    assert len(per_class) == 2 and judged['recognised'] == pytest.approx(sum(per_class)/2)
+    assert judged['distance'] > 0 and judged['standard deviation over seeds']['distance'] > 0
 
 def test_a_tokenizer_is_trained_judged_and_shipped(tmp_path, monkeypatch):
     "In seconds, on shapes; a second call goes on where the first has stopped"
