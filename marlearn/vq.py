@@ -58,7 +58,7 @@ class Codebook(nn.Module):
     ):
         super().__init__()
         self.codes, self.ema, self.decay, self.revive_below = codes, ema, decay, revive_below
-        start = (2*torch.rand(codes, dim) - 1)/codes                    # as in the first VQ-VAE
+        start = (2*torch.rand(codes, dim) - 1)/codes                    # near zero, as in VQGAN's code
         if ema:
             self.register_buffer('codebook', start)
             self.register_buffer('sums', start.clone())

@@ -163,13 +163,14 @@ def speed_cell()->str:
     train, sample, startup, front = (load(results/f'{what}.json') for what in ('train', 'sample', 'startup', 'front'))
     m, work = train['machine'], timings()
     fast = next(row for row in sample['rows'] if row['mode'] == 'fastest')
+    repeats = ' or '.join(str(n) for n in sorted({train['repeats']} | {row['repeats'] for row in sample['rows']}))
     kind = f"{m['cpu']} CPU with {', '.join([m['simd'], *m['bf16 units']])}"
     columns = [c for c in MODES if any(c in row for row in work.values())]
     rows = [f"| {name} | {' | '.join(row.get(c, '') for c in columns)} |" for name, row in work.items()]
     waits = ', '.join(f"{r['median']:.2g} s for {code(r['what'])}" for r in startup['rows'] if 'what' in r)
     return '\n'.join(['## Speed', '',
         f"Measured on one kind of machine: {kind}, {m['threads']} threads, {m['precision']} by default, "
-        f"torch {m['torch']}; medians of {train['repeats']} training and {sample['repeats']} drawing runs. *Plain* "
+        f"torch {m['torch']}; medians of {repeats} runs. *Plain* "
         f"is the "
         "paper's algorithm written in the obvious way in float32 ([benchmarks/plain.py](../benchmarks/plain.py)); "
         "default "
@@ -179,7 +180,8 @@ def speed_cell()->str:
         'default). In brackets: how many times as fast as plain.', '',
         f"| | {' | '.join(columns)} |", '|---'*(len(columns) + 1) + '|', *rows, '',
         f"The toy of {TOY.n_tokens} tokens has {n_weights(TOY)/1e6:.1f} million parameters (the presets' toy is "
-        f"smaller) and random weights, as MAR-B has here. *Fastest* ({fast['ar_steps']} sets of tokens, {fast['diff_steps']} diffusion steps) is "
+        f"smaller) and random weights, as MAR-B has here. *Fastest* ({fast['ar_steps']} sets of tokens, "
+        f"{fast['diff_steps']} diffusion steps) is "
         'approximate: the Frechet distance of such pictures was compared with that of the exact way on the shipped '
         'CIFAR-10 model (16 tokens), and the difference is within the noise of three seeds. With the network of this '
         'table, quality was not measured.', '',

@@ -99,15 +99,22 @@ def test_benchmark_runs_and_writes_its_result(what, modes, tmp_path):
                '--modes', *modes]
     subprocess.run([*command, '--out', str(tmp_path/'r.json')], check=True, cwd=ROOT, capture_output=True)
     result = json.loads((tmp_path/'r.json').read_text())
-    assert {'machine', 'commit', 'command', 'rows'} <= result.keys()
+    assert {'machine', 'command', 'rows'} <= result.keys()
     assert {row['mode'] for row in result['rows']} == set(modes)
     for row in result['rows']:
         assert row['seconds']['min'] <= row['seconds']['median'] <= row['seconds']['max']
-        assert len(row['all_seconds']) == 2
+        assert len(row['all_seconds']) == 2 and (result | row)['repeats'] == 2 and (result | row)['commit']
         if row['mode'] == 'plain': assert row['ratio'] == 1
         held = row['peak_memory_gb']
         assert .1 < held['min'] <= held['median'] <= held['max'] < 10
         assert row['images_per_second'] == row['batch']/row['seconds']['median']
+
+def test_rows_of_models_that_are_not_measured_again_stay(tmp_path):
+    rows = [{'model': name, 'mode': 'plain'} for name in ('toy', 'mar-b')]
+    (tmp_path/'r.json').write_text(json.dumps({'machine': {'cpu': 'this'}, 'rows': rows}))
+    assert sample.earlier_rows(tmp_path/'r.json', {'cpu': 'this'}, ['toy']) == rows[1:]
+    assert sample.earlier_rows(tmp_path/'r.json', {'cpu': 'other'}, ['toy']) == []
+    assert sample.earlier_rows(tmp_path/'none.json', {'cpu': 'this'}, ['toy']) == []
 
 def test_peak_memory_is_that_of_the_process_and_at_its_highest():
     "64 million numbers, freed before anybody looks"

@@ -6,7 +6,7 @@
 __all__ = ['launched', 'MultiProcess']
 
 # %% ../../nbs/engine/processes.ipynb #137df5f0
-import datetime, os, re
+import datetime, gc, os, re
 from collections.abc import Iterator
 from contextlib import contextmanager
 import torch, torch.distributed as dist
@@ -102,4 +102,8 @@ class MultiProcess(SingleProcess):
             return f'rank {found[1].strip()} of {self.world_size} does not answer'
         return 'all processes answer again'
 
-    def close(self): dist.destroy_process_group()
+    def close(self):
+        "Leave the others. Threads of a group that is still held would meet a Python that is shutting down"
+        dist.destroy_process_group()
+        del self.messages, self.roll_call
+        gc.collect()                                                       # wrapped models hold groups in cycles

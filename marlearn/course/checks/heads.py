@@ -14,7 +14,7 @@ from ..exercises import compare, exercise, Wrong
 from ...diffusion import cosine_schedule
 
 # %% ../../../nbs/09_heads.ipynb #c9211aba
-@exercise('9.1', 'how often is the head called?', difficulty=1, minutes=5)
+@exercise('9.1', 'how many rows does the head compute?', difficulty=1, minutes=5)
 def check_head_rows(answer):
     "Takes a number"
     compare(int(answer), 25600, 'rows')

@@ -24,7 +24,7 @@ def check_draw_many(answer):
     return 'One generator, made once, is passed to everything that is random: so it is in the whole library.'
 
 # %% ../../../nbs/00_start.ipynb #ff3a2da1
-@exercise('0.2', 'the loop in four lines', difficulty=2, minutes=10)
+@exercise('0.2', 'the loop in a few lines', difficulty=2, minutes=10)
 def check_draw_all(answer):
     "Takes your `draw_all(order, counts, draw_set)`"
     order, counts, seen = [2, 0, 3, 1, 4], [1, 3, 1], []
