@@ -53,7 +53,7 @@ def drawn_features(model, tokenizer, extractor, n, seed):
 def judge(model, tokenizer, train, test, n, seeds=(0, 1, 2)):
     "The report's numbers, and a drawn picture of each class with the training pictures that look most like it"
     extractor = cifar10_classifier()
-    real = extract(test, extractor, quiet=True)['features']
+    real = extract(extractor, test, quiet=True)['features']
     reference, rows = Statistics().update(real), []
     for seed in seeds:
         features, probabilities, labels, images = drawn_features(model, tokenizer, extractor, n, seed)
@@ -65,12 +65,14 @@ def judge(model, tokenizer, train, test, n, seeds=(0, 1, 2)):
                     | {f'recognised, {name}': right[labels == k].mean().item() for k, name in enumerate(train.classes)})
     mean = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
     spread = {k: float(np.std([row[k] for row in rows], ddof=1)) for k in rows[0] if not k.startswith('recognised, ')}
-    known = extract(train, extractor, quiet=True)['features']
+    known = extract(extractor, train, quiet=True)['features']
     C = model.config.n_classes
     nearest = torch.cdist(features[:C], known).topk(5, largest=False).indices
+    away = {f'median distance to the nearest training picture, {name}': torch.cdist(seen, known).amin(1).median().item()
+            for name, seen in (('drawn', features), ('test pictures', real[:n]))}
     grid = torch.stack([torch.cat([image[None], train.batch(row.numpy())[0]]) for image, row in zip(images, nearest)])
     report = {'judge': extractor.name, 'pictures for each seed': n, 'seeds': list(seeds), 'drawn with': DRAWING,
-              **mean, 'standard deviation over seeds': spread}
+              **mean, 'standard deviation over seeds': spread, **away}
     return report, grid
 
 def save_nearest(grid, classes, path):

@@ -1,0 +1,133 @@
+"""Which recipe draws CIFAR-10 best after a few minutes on one core? From the repository's root:
+
+    python scripts/recipe.py --list                              # the candidates, and which are done
+    python scripts/recipe.py --minutes 6 --seeds 0 1 2           # all of them; stop whenever you like, and go on
+    python scripts/recipe.py --only "width 192" --seeds 3        # one of them, with another seed
+
+Each candidate differs from the preset `toy` in one thing and trains for the same CPU time, whatever it costs a step.
+Judge: the small classifier that ships, on drawn pictures held against test pictures. Finished runs are written to
+benchmarks/results/recipe.json at once; encoded pictures are kept in runs/recipe."""
+import argparse, json, time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np, torch
+from safetensors.torch import load_file
+from marlearn.engine.evaluation import cifar10_classifier, draw_batch, reference_statistics
+from marlearn.engine.hardware import machine, pick_precision
+from marlearn.engine.pictures import load_data
+from marlearn.engine.presets import toy
+from marlearn.files import atomic_file, pretrained, save_weights
+from marlearn.mar import count_parameters
+from marlearn.metrics import Statistics
+from marlearn.tokenizers import KLTokenizer, load_tokenizer
+from marlearn.train import encode_data, new_model, resolve_config, TokenData, train_loop
+
+DRAWING = {'cfg_scale': 3.0, 'guidance': 'constant', 'diff_steps': 25}
+CANDIDATES = { # name -> what is not as in the preset: of the model, of its head, of the training; and the patch
+    'toy': {},
+    'width 96': {'model': {'width': 96, 'heads': 3}},
+    'width 192': {'model': {'width': 192, 'heads': 6}},
+    '12 blocks': {'model': {'encoder_blocks': 4, 'decoder_blocks': 8}},
+    'head 2 x 128': {'head': {'blocks': 2, 'width': 128}},
+    'head 4 x 256': {'head': {'blocks': 4, 'width': 256}},
+    'flow head': {'head': {'kind': 'flow', 'x0_limit': None}},
+    '1 noise level': {'head': {'noise_levels': 1}},
+    '4 noise levels': {'head': {'noise_levels': 4}},
+    "the paper's mask ratios": {'model': {'min_mask_ratio': .7, 'mask_std': .25}},
+    'rate 1e-3': {'train': {'lr': 1e-3}},
+    'rate 4e-3': {'train': {'lr': 4e-3}},
+    'batch 32': {'train': {'batch_size': 32}},
+    'batch 128': {'train': {'batch_size': 128}},
+    'average 0.99': {'train': {'ema': .99}},
+    'average 0.9998': {'train': {'ema': .9998}},
+    '64 tokens of 10': {'patch': 1},
+}
+
+def tokens_of(patch, data, work):
+    "A tokenizer with this patch, and the training pictures' tokens, encoded once"
+    tokenizer, path = load_tokenizer(pretrained('tokenizer')), work/f'tokens-{patch}.safetensors'
+    tokenizer = KLTokenizer(tokenizer.vae, tokenizer.scale, patch)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = encode_data(tokenizer, data, quiet=True)
+        with atomic_file(path) as new:
+            save_weights({'mean': found.mean, 'std': found.std, 'labels': found.labels}, new)
+    found = load_file(path)
+    return tokenizer, TokenData(found['mean'], found['std'], found['labels'])
+
+def run(name, seed, minutes, n, data, work):
+    "Train one candidate for so many CPU minutes, and judge what it draws"
+    change, preset = CANDIDATES[name], toy()
+    tokenizer, tokens = tokens_of(change.get('patch', 2), data, work)
+    head = replace(preset.model.head, **change.get('head', {}))
+    config = replace(preset.model, **{'head': head, 'n_tokens': tokens.mean.shape[1]} | change.get('model', {}))
+    config = resolve_config(config, tokenizer, 32, len(data.classes))
+    train = replace(preset.train, **{'ema': .999, 'seed': seed, 'log_every': 10_000} | change.get('train', {}))
+    dtype = pick_precision('cpu')[0]
+    def trained(steps):
+        torch.manual_seed(seed)
+        start, model = time.process_time(), new_model(config, tokenizer)
+        ema, _ = train_loop(model, tokens, replace(train, steps=steps), dtype=dtype)
+        return ema.model, time.process_time() - start
+    trained(2)                                                     # warm
+    steps = round(60*minutes/(trained(20)[1]/20))
+    model, seconds = trained(steps)
+    extractor, statistics, right, drawing = cifar10_classifier(), Statistics(), [], time.process_time()
+    for k, labels in enumerate((torch.arange(n) % 10).split(100)):
+        images = draw_batch(model.eval(), tokenizer, labels, seed=seed, number=k, **DRAWING)
+        with torch.no_grad(): found = extractor(images.float()/127.5 - 1)
+        statistics.update(found['features'])
+        right.append(found['probabilities'].argmax(1) == labels)
+    return {'candidate': name, 'seed': seed, 'parameters': count_parameters(model), 'steps': steps,
+            'pictures seen': steps*train.batch_size, 'CPU seconds': round(seconds, 1),
+            'CPU seconds for 100 pictures': round((time.process_time() - drawing)*100/n, 1),
+            'distance': statistics.distance(reference_statistics('cifar10-test')),
+            'recognised': torch.cat(right).double().mean().item()}
+
+def page(rows):
+    "For people: best first"
+    lines = {}
+    for name in dict.fromkeys(row['candidate'] for row in rows):
+        mine = [row for row in rows if row['candidate'] == name]
+        distance, right = (np.array([row[k] for row in mine]) for k in ('distance', 'recognised'))
+        spread = f'{np.ptp(distance)/2:5.1f}' if len(mine) > 1 else '    -'
+        lines[f'{name:24}{mine[0]["parameters"]/1e6:5.1f} M{mine[0]["pictures seen"]/1e3:7.0f} k{len(mine):6}'
+              f'{distance.mean():10.1f} +-{spread}{right.mean():12.2f}'] = distance.mean()
+    head = f"{'candidate':24}{'size':>7}{'pictures':>9}{'seeds':>6}{'distance':>10}   half range{'recognised':>9}"
+    return '\n'.join([head, *sorted(lines, key=lines.get)])
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', nargs='+', choices=list(CANDIDATES), default=list(CANDIDATES))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--minutes', type=float, default=6.0, help='of CPU time, for each training')
+    parser.add_argument('--n', type=int, default=500, help='pictures to draw and judge')
+    parser.add_argument('--list', action='store_true', help='show what is there and stop')
+    parser.add_argument('--work', type=Path, default=Path('runs/recipe'))
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/recipe.json'))
+    args = parser.parse_args()
+    settings = {'minutes': args.minutes, 'n': args.n, 'drawn with': DRAWING}
+    earlier = {'settings': settings, 'rows': []}
+    if args.out.exists():
+        earlier = json.loads(args.out.read_text(encoding='utf-8'))
+    if earlier['settings'] != settings and not args.list:
+        raise SystemExit(f"{args.out} holds runs with {earlier['settings']}: ask for the same, or give another --out")
+    rows = earlier['rows']
+    done = {(row['candidate'], row['seed']) for row in rows}
+    if args.list:
+        for name, change in CANDIDATES.items():
+            print(f"{name:24} seeds done: {sorted(s for c, s in done if c == name)}   {change}")
+        return
+    todo = [(name, seed) for seed in args.seeds for name in args.only if (name, seed) not in done]
+    print(f'{len(todo)} trainings of {args.minutes:g} minutes: about {len(todo)*(args.minutes + 1)/60:.1f} hours')
+    torch.set_num_threads(1)
+    data = load_data('cifar10')
+    for name, seed in todo:
+        rows.append(run(name, seed, args.minutes, args.n, data, args.work))
+        result = {'what': 'Recipes for CIFAR-10, the same CPU time each', 'command': 'python scripts/recipe.py',
+                  'settings': settings, 'machine': machine(), 'rows': rows}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+        print(page(rows), flush=True)
+
+if __name__ == '__main__': main()
