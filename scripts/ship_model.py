@@ -2,7 +2,7 @@ r"""Turn a finished run into the model that ships in data/pretrained/mar, judge 
 README's pictures with it. From the repository's root:
 
     marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 18000 --train.ema 0.9998 \
-        --train.log-every 100 --train.sample-every 4500 --train.save-every 2000
+        --train.log-every 100 --train.sample-every 4500 --train.save-every 1000
     python scripts/ship_model.py runs/shipped
 
 The small model of `shapes` in data/pretrained/shapes:

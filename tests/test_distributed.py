@@ -6,6 +6,7 @@ from PIL import Image
 from marlearn.cli import main
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
+from marlearn.engine.processes import check_can_shard
 from marlearn.engine.run import read_log
 from marlearn.engine.latents import write_latents
 from marlearn.files import pretrained
@@ -15,6 +16,8 @@ LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made on
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
 RUN = ['train', '--preset', 'tiny', '--data', LATENTS, '--train.precision', 'fp32', '--train.sample-every', '0',
        '--train.log-every', '1']
+CAN_SHARD = hasattr(torch.cpu.Stream, 'record_event')
+IN_PIECES = pytest.param('fsdp', marks=pytest.mark.skipif(not CAN_SHARD, reason='FSDP2 on CPUs needs a newer torch'))
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node']
 
 def command(processes, *args, restarts=0):
@@ -82,17 +85,22 @@ def runs(tmp_path_factory):
     home = tmp_path_factory.mktemp('ranks')
     run(1, *RUN, '--train.accumulate', 2, '--out', home/'one')
     run(2, *RUN, '--out', home/'ddp')
-    run(2, *RUN, '--shard', '--out', home/'fsdp')
+    if CAN_SHARD: run(2, *RUN, '--shard', '--out', home/'fsdp')
     return home
 
 @pytest.mark.parametrize('ema', [False, True])
-@pytest.mark.parametrize('how', ['ddp', 'fsdp'])
+@pytest.mark.parametrize('how', ['ddp', IN_PIECES])
 def test_two_processes_are_one_that_does_both_parts(runs, how, ema):
     # 40 steps, with sums in another order
     torch.testing.assert_close(weights(runs/how, ema), weights(runs/'one', ema), rtol=1e-4, atol=2e-5)
     a, b = (read_log(runs/f/'log.jsonl') for f in (how, 'one'))
     assert [r['step'] for r in a] == [r['step'] for r in b] == list(range(1, 41))
     assert max(abs(x['loss'] - y['loss']) for x, y in zip(a, b)) < 1e-4
+
+def test_pieces_need_a_pytorch_that_can_hold_them(monkeypatch):
+    monkeypatch.delattr(torch.cpu.Stream, 'record_event', raising=False)
+    with pytest.raises(RuntimeError, match=r'need PyTorch 2\.8, this is .*leave out --shard'): check_can_shard('cpu')
+    check_can_shard('cuda:0')
 
 def test_two_machines_are_one_with_two_processes(runs, tmp_path):
     "scripts/nodes.sh, started twice"

@@ -64,3 +64,16 @@ def test_each_shipped_model_has_a_card_of_its_report():
 def test_minutes_of_the_lessons_are_measured():
     done = subprocess.run([sys.executable, SCRIPTS/'lesson_times.py', '--check'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + 'run scripts/lesson_times.py --write'
+
+def test_recipes_are_compared(tmp_path):
+    "For a fraction of a second each; what is done is kept, and other settings are refused"
+    spec = importlib.util.spec_from_file_location('recipe', SCRIPTS/'recipe.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    shapes = load_shapes(n=100)
+    rows = [script.run(name, 0, .01, 20, shapes, tmp_path) for name in ('toy', '64 tokens of 10', 'flow head')]
+    assert all(row['steps'] > 0 and row['distance'] > 0 and 0 <= row['recognised'] <= 1 for row in rows)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['tokens-1.safetensors', 'tokens-2.safetensors']
+    better, worse = ({**rows[0], 'candidate': name, 'distance': d} for name, d in (('better', 1.), ('worse', 2.)))
+    page = script.page([worse, better, {**worse, 'seed': 1, 'distance': 4.}])
+    assert page.splitlines()[1].startswith('better') and '3.0 +-  1.0' in page.splitlines()[2]

@@ -86,7 +86,7 @@ LESSONS = (
     Lesson(16, 'paper', 'the paper', JUDGED, minutes=30, needs=(9, 11, 14),
            question="What do the paper's tables claim, and how much of it shows at toy size?",
            can="read the paper's tables, and repeat their comparisons at toy size"),
-    Lesson(17, 'beyond_images', 'beyond images', JUDGED, minutes=40, needs=(9, 12),
+    Lesson(17, 'beyond_images', 'beyond images', JUDGED, minutes=45, needs=(9, 12),
            question='What else can be written this way?',
            can='put the same head on sequences that are no pictures'),
     Lesson(18, 'speed', 'speed', JUDGED, minutes=30, needs=(12, 13),
