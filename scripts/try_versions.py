@@ -24,7 +24,8 @@ CASES = (Case('3.10', '2.6.0', '0.21.0', lowest=True), Case('3.11', '2.6.0', '0.
          Case('3.12', '2.8.0', '0.23.0'), Case('3.13'))
 LEFT_OUT = {'test_benchmarks', 'test_distributed', 'test_exercises', 'test_package', 'test_paper', 'test_project'}
 FROM_DISTRIBUTED = ('test_two_processes_are_one_that_does_both_parts', 'test_refusals')
-TOOLS = ('fastcore', 'hypothesis', 'psutil', 'pytest', 'setuptools', 'torch-fidelity') # of dev_requirements, what those tests use
+# of dev_requirements, what those tests use
+TOOLS = ('fastcore', 'hypothesis', 'psutil', 'pytest', 'setuptools', 'torch-fidelity')
 RESULT = ROOT/'benchmarks'/'results'/'versions.json'
 NEEDED_GB = 12
 

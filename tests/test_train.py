@@ -478,7 +478,8 @@ def test_precision():
     assert pick_precision('cpu', 'bf16') == (torch.bfloat16, 'as asked')
     assert pick_precision('cpu', 'fp32')[0] == torch.float32
     dtype, why = pick_precision('cpu')
-    assert dtype in (torch.float32, torch.bfloat16) and (dtype == torch.float32) == ('no bf16' in why or 'cannot say' in why)
+    assert dtype in (torch.float32, torch.bfloat16)
+    assert (dtype == torch.float32) == ('no bf16' in why or 'cannot say' in why)
 
 def test_bf16_step_is_close_and_keeps_fp32_weights(data):
     losses = []
