@@ -187,11 +187,11 @@ def speed_cell()->str:
         f"The toy of {TOY.n_tokens} tokens has {n_weights(TOY)/1e6:.1f} million parameters (the presets' toy is "
         f"smaller) and random weights, as MAR-B has here. *Fastest* ({fast['ar_steps']} sets of tokens, "
         f"{fast['diff_steps']} diffusion steps) is "
-        'approximate: the Frechet distance of such pictures was compared with that of the exact way on the shipped '
-        'CIFAR-10 model (16 tokens), and the difference is within the noise of three seeds. With the network of this '
-        'table, quality was not measured.', '',
+        'approximate: the Frechet distance of such pictures was compared with that of the exact way on the CIFAR-10 '
+        'model of version 0.1 (16 tokens), and the difference is within the noise of three seeds. With the network of '
+        'this table, quality was not measured.', '',
         '![Frechet distance over the time for a picture, for many ways of drawing](images/front.png)', '',
-        f"The times in the plot are of the shipped model, from an earlier run (commit {front['commit']}, "
+        f"The plot is of that model, from an earlier run (commit {front['commit']}, "
         f"{front['machine']['processor']}, "
         f"{front['machine']['threads']} threads); the distances do not depend on the machine.", '',
         f"Measure it again with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
