@@ -1,5 +1,5 @@
 r"""Turn a finished run into the model that ships in data/pretrained/mar, judge it, write its result file, and draw the
-README's pictures with it. From the repository's root:
+README's pictures with it; beside the run, nearest.png shows training pictures like those drawn. From the root:
 
     marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 18000 --train.ema 0.9998 \
         --train.log-every 100 --train.sample-every 4500 --train.save-every 1000
@@ -115,7 +115,7 @@ def main(arguments=None):
                         generator=torch.Generator().manual_seed(1), **DRAWING)
         train = load_data(run['data'], 'train', run['img_size'])
         judged['evaluation'], grid = judge(shipped.model, shipped.tokenizer, train, test, args.n)
-        save_nearest(grid, train.classes, args.pictures/'nearest.png')
+        save_nearest(grid, train.classes, args.run/'nearest.png')       # of other people's pictures: it stays there
     made_by = sections[SECTION[args.name]].replace('\\\n', ' ').strip().splitlines()
     raw = load_checkpoint(folder, ema=False)
     report = {'made_by': [' '.join(line.split()) for line in made_by], 'settings': run, 'model': c.settings['model'],
