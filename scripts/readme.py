@@ -42,7 +42,8 @@ def front_cell()->str:
         '(images/generation.gif)', '',
         f'*Drawn by the model that ships with marlearn: CIFAR-10, {minutes:.0f} minutes of training on '
         f"{cpu} ([report](../data/pretrained/mar/report.json)). Of the animals in the picture of "
-        f"[all ten classes](images/samples.png) the eye finds the horses only; a classifier recognises {judged['recognised']:.0%} of what the model draws, "
+        f"[all ten classes](images/samples.png) the eye finds the horses only; a classifier recognises "
+        f"{judged['recognised']:.0%} of what the model draws, "
         f"fewest of class {worst} ({shares[worst]:.0%}), and {real['test accuracy, float16 weights as shipped']:.0%} "
         'of real ones. They are as far from the nearest training picture as test pictures are.*', '',
         '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
