@@ -244,6 +244,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'marlearn/course/exercises.py'),
                                            'marlearn.course.exercises.Exercise.judge': ( 'course/exercises.html#exercise.judge',
                                                                                          'marlearn/course/exercises.py'),
+                                           'marlearn.course.exercises.Exercise.lines_of_the_answer': ( 'course/exercises.html#exercise.lines_of_the_answer',
+                                                                                                       'marlearn/course/exercises.py'),
                                            'marlearn.course.exercises.Verdict': ( 'course/exercises.html#verdict',
                                                                                   'marlearn/course/exercises.py'),
                                            'marlearn.course.exercises.Verdict.__repr__': ( 'course/exercises.html#verdict.__repr__',

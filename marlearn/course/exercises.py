@@ -109,12 +109,24 @@ class Exercise:
             where = f'  for        {e.where}\n' if e.where else ''
             saw, expected = short(e.saw), short(e.expected)
         except Exception as e:
-            where, last = '', traceback.extract_tb(e.__traceback__)[-1]
-            saw = f'{type(e).__name__}: {e}, line {last.lineno} of {last.name}'
-            expected = 'an answer without an exception'
+            yours = self.lines_of_the_answer(e)
+            where, saw, expected = '', f'{type(e).__name__}: {e}', 'an answer without an exception'
+            if yours: saw += f', line {yours[-1].lineno} of {yours[-1].name}'
+            elif 'NoneType' in saw: saw, expected = 'None: is a `return` missing?', 'what the exercise asks for'
+            else: expected = 'an answer of the form that the exercise asks for'
         else:
             return Verdict(True, f'{name}: passed.' + (f' {remark}' if remark else ''))
         return Verdict(False, f'{name}: not yet right.\n{where}  saw        {saw}\n  expected   {expected}')
+
+    def lines_of_the_answer(self,
+        e:Exception, # raised while checking
+    )->list: # empty: the answer ran, and the check could not read what it gave
+        "The part of a traceback that is neither the check's, nor the library's, nor an installed package's"
+        check, installed = self.check.__code__, (importlib.import_module('marlearn').__path__[0], 'site-packages')
+        lines = range(check.co_firstlineno, 1 + max(line for *_, line in check.co_lines() if line))
+        def ours(f): return any(part in f.filename for part in installed)
+        return [f for f in traceback.extract_tb(e.__traceback__)[1:]
+                if not ours(f) and not (f.filename == check.co_filename and f.lineno in lines)]
 
     def __call__(self, answer)->Verdict:
         "Look at an answer, count the try, and remember that it passed"

@@ -45,8 +45,23 @@ def only_what_was_drawn_first(steps):
     pairs = enumerate(zip(steps, steps[1:]), 1)
     return [k for k, ((a, _), (b, _)) in pairs if any(a[i] != b[i] for i in first)]
 
+def once_for_every_token(steps):
+    broken, before, known = [], None, []
+    for k, (tokens, new) in enumerate(steps):
+        broken += [k for i in known if tokens[i] != before[i]]
+        before, known = tokens, known + new
+    return broken
+
+def drawn_again_is_fine(steps):
+    broken, before, known = [], None, set()
+    for k, (tokens, new) in enumerate(steps):
+        if any(tokens[i] != before[i] for i in known - set(new)): broken.append(k)
+        before, known = tokens, known | set(new)
+    return broken
+
 WRONG = {
     'check_draw_many': [seeded_in_the_loop, seeded_by_class, never_the_same],
     'check_draw_all': [in_order_of_drawing, forgets_what_is_known, one_at_a_time],
-    'check_broken_steps': [hidden_places_too, compared_with_the_end, only_what_was_drawn_first],
+    'check_broken_steps': [hidden_places_too, compared_with_the_end, only_what_was_drawn_first,
+                            once_for_every_token, drawn_again_is_fine],
 }

@@ -26,6 +26,13 @@ def sum_of_a_row(f, x):
     rows = [torch.autograd.grad(row.sum(), x, retain_graph=True)[0][0] for row in f(x)[0]]
     return torch.stack([(g != 0).any(-1) for g in rows])
 def transposed(f, x): return _sees(f, x).T
+def changed_and_run_again(f, x):
+    before, columns = f(x), []
+    for j in range(x.shape[1]):
+        changed = x.clone()
+        changed[:, j] += 1
+        columns.append((f(changed) != before).any(-1)[0])
+    return torch.stack(columns, dim=1)
 def last_row_only(f, x): return _sees(f, x) & (torch.arange(x.shape[1]) == x.shape[1] - 1)[:, None]
 def never(f, x): return torch.zeros(x.shape[1], x.shape[1], dtype=torch.bool)
 def _sees(f, x):
@@ -61,5 +68,5 @@ def all_rows_again(block, first, positions, cache):
 
 WRONG = {'check_attend': [wrong_axis, root_of_rows, one_row_too_many, zeroed_weights, as_it_was, zeroed_keys],
          'check_previous_row': [own_row, next_row, around_the_corner, too_soft],
-         'check_sees': [sum_of_a_row, transposed, last_row_only, never],
+         'check_sees': [sum_of_a_row, transposed, last_row_only, never, changed_and_run_again],
          'check_write_rows': [one_place_ahead, always_the_first_place, forgets, no_cache, all_rows_again]}

@@ -72,6 +72,16 @@ class DrawsGaussianNoise(Plain):
         return place + temperature*log_scale.exp()*torch.randn(place.shape, generator=generator)
 class IgnoresTemperature(Plain):
     def sample(self, z, *, temperature=1.0, generator=None, **options): return super().sample(z, generator=generator)
+class OneDrawForAllNumbers(Plain):
+    def sample(self, z, *, temperature=1.0, generator=None, **options):
+        m, log_b = self.net(z).chunk(2, dim=1)
+        u = torch.rand(len(z), 1, generator=generator) - 0.5
+        return m - temperature*log_b.exp()*u.sign()*torch.log1p(-2*u.abs())
+class IgnoresTheGenerator(Plain):
+    def sample(self, z, *, temperature=1.0, generator=None, **kw): return super().sample(z, temperature=temperature)
+class NamedOtherwise(Plain):
+    def loss_parts(self, z, target, *, generator=None):
+        return {'loss': super().loss_parts(z, target)['nll']}
 class OneSided(Plain):
     def sample(self, z, *, temperature=1.0, generator=None, **options):
         place = self.net(z).chunk(2, dim=1)[0]
@@ -83,5 +93,5 @@ WRONG = {
                                 one_call_per_level, errors_in_another_order],
     'check_guided': [guides_v_too, one_more, halves_swapped, last_step_too, everywhere, null_class_for_nothing],
     'check_new_head': [MeanOverNumbers, ForgetsTheScalesLogarithm, TakesTheLogarithmForTheScale, DrawsGaussianNoise,
-                       IgnoresTemperature, OneSided],
+                       IgnoresTemperature, OneSided, OneDrawForAllNumbers, IgnoresTheGenerator, NamedOtherwise],
 }

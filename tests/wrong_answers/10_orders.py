@@ -51,7 +51,9 @@ def never_stays(N, g): # off by one: a token never swaps with itself
     return order
 def with_repeats(N, g): return torch.randint(N, (N,), generator=g).tolist()
 
+def ignores_the_generator(N, g): return torch.randperm(N).tolist()
+
 WRONG = {'check_asked': [asked_by_order, asked_one_too_many, asked_so_far, asked_floats],
          'check_square_counts': [square_begins_with_zero, square_with_empty_steps, square_takes_too_many, linear],
          'check_lowest_ratio': [ratio_of_the_known, ratio_of_one_token, ratio_of_the_first_step, papers_ratio],
-         'check_shuffled': [swap_with_any, never_stays, with_repeats]}
+         'check_shuffled': [swap_with_any, never_stays, with_repeats, ignores_the_generator]}

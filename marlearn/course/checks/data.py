@@ -25,6 +25,8 @@ def check_epoch(answer):
         raise Wrong('the same order', 'another order', 'a second epoch with the same rng')
     again = np.concatenate(list(answer(10, 4, np.random.default_rng(0)))).tolist()
     if seen != again: raise Wrong('another order', 'the same order', 'a new rng with the same seed')
+    sizes = [len(b) for b in answer(8, 4, rng)]
+    if sizes != [4, 4]: raise Wrong(f'batches of {sizes}', 'batches of [4, 4]', 'epoch(8, 4, rng)')
     return 'Drawing each batch by itself would leave out more than a third of the pictures in every epoch.'
 
 # %% ../../../nbs/01_data.ipynb #d9f799b8
@@ -59,16 +61,20 @@ def check_brighter(answer):
 @exercise('1.4', 'a random square', difficulty=2, minutes=10)
 def check_random_crop(answer):
     "Takes your `random_crop(picture, size, rng)`"
-    rng, places = np.random.default_rng(0), set()
-    picture = np.stack([np.arange(54).reshape(6, 9), np.zeros((6, 9), int)])     # each pixel says where it stood
+    rng, places = np.random.default_rng(0), {(top, left): 0 for top in range(3) for left in range(6)}
+    picture = np.arange(108).reshape(2, 6, 9)                           # each pixel says where it stood
     for _ in range(600):
         out = np.asarray(answer(picture, 4, rng))
         if out.shape != (2, 4, 4): raise Wrong(f'shape {out.shape}', 'shape (2, 4, 4)', 'a square of 4 from (2, 6, 9)')
         top, left = divmod(int(out[0, 0, 0]), 9)
         compare(out, picture[:, top:top + 4, left:left + 4], f'the square that begins in row {top}, column {left}')
-        places.add((top, left))
-    missing = sorted({(top, left) for top in range(3) for left in range(6)} - places)
-    if missing: raise Wrong(f'{len(places)} places; never (row, column) {missing[-1]}', 'all 18 places', '600 squares')
+        places[top, left] += 1
+    missing = [place for place, n in places.items() if not n]
+    if missing:
+        raise Wrong(f'{18 - len(missing)} places; never (row, column) {missing[-1]}', 'all 18 places', '600 squares')
+    for top in range(3):
+        n = sum(places[top, left] for left in range(6))
+        if abs(n - 200) > 48: raise Wrong(f'{n} of 600 squares begin in row {top}', 'about 200, as in each of 3 rows')
     compare(np.asarray(answer(picture[:, :, :6], 6, rng)), picture[:, :, :6], 'a square as large as the picture')
     return 'An off-by-one here is silent: the model would never see the last row and column of any picture.'
 

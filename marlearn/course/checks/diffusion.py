@@ -30,8 +30,8 @@ def check_loop(answer):
     for steps in ([20], [3, 30], [3, 11, 24, 33, 40]):
         told, short = [], respace(cosine, steps)
         def network(xt, t):
-            told.append(int(t))
-            return torch.tanh(xt + t/50)
+            told.append(int(torch.as_tensor(t).flatten()[0]))           # a number, or one for each token
+            return torch.tanh(xt + told[-1]/50)
         saw, calls = answer(network, cosine.alpha_bar, steps, noises), told[:]
         compare(calls, steps[::-1], f'steps={steps}: what the network was told')
         right = noises[0]
@@ -49,6 +49,7 @@ def check_velocity_loss(answer):
     "Takes your `velocity_loss(network, x0, t, eps, alpha_bar)`"
     g, alpha_bar, t = torch.Generator().manual_seed(0), cosine_schedule(50).alpha_bar, torch.tensor([0, 12, 25, 49])
     x0, eps, out = torch.randn(3, 4, 4, generator=g)                    # M = P: a wrong axis must not pass by its shape
+    out.requires_grad_()
     ab = alpha_bar[t].unsqueeze(1)
     xt, velocity, shown = ab.sqrt()*x0 + (1 - ab).sqrt()*eps, ab.sqrt()*eps - (1 - ab).sqrt()*x0, []
     def network(answer_with):
@@ -63,4 +64,5 @@ def check_velocity_loss(answer):
     knows = answer(network(velocity), x0, t, eps, alpha_bar)
     compare(knows, torch.zeros(4), 'a network that knows the velocity', tol=1e-5)
     compare(saw, (out - velocity).square().mean(1), 'a network with random answers', tol=1e-5)
+    compare(getattr(saw, 'requires_grad', False), True, 'does a gradient reach the network?')
     return 'At the noisy end the velocity is minus the token, at the clean end it is the noise: no division anywhere.'

@@ -80,6 +80,10 @@ def check_new_head(answer):
     g = torch.Generator().manual_seed(0)
     compare(head.net.weight.shape, (4, 3), 'shape of net.weight for token_dim=2, z_dim=3')
     z, target = torch.randn(5, 3, generator=g), torch.randn(5, 2, generator=g)
+    compare(getattr(head, 'token_dim', 'no such attribute'), 2, 'head.token_dim')
+    parts = head.loss_parts(z, target)
+    if not isinstance(parts, dict): raise Wrong(type(parts).__name__, "a dict {'nll': (M,)}", 'loss_parts')
+    compare(sorted(parts), ['nll'], 'the names in loss_parts')
     with torch.no_grad():
         place, log_scale = head.net(z).chunk(2, dim=1)
         right = -Laplace(place, log_scale.exp()).log_prob(target).sum(1)
@@ -95,4 +99,7 @@ def check_new_head(answer):
                     tol=0.01)
         compare((draw() > place).float().mean(0), torch.full((2,), 0.5), 'share above the place', tol=0.02)
         if torch.equal(draw()[0], draw()[1]): raise Wrong('every row drew the same', 'a draw of its own for each row')
+        if not torch.equal(draw(), draw()): raise Wrong('other tokens', 'the same tokens', 'two calls with one seed')
+        side = draw(diff_steps=8) > place                               # an option of other heads: nothing changes
+        compare((side[:, 0] == side[:, 1]).float().mean(), 0.5, "rows whose two numbers lie on the same side", tol=0.02)
     return 'Any backbone of this course can be trained with it: it only needs loss and sample.'

@@ -66,10 +66,13 @@ def check_shuffled(answer):
     g, times = torch.Generator().manual_seed(0), dict.fromkeys(permutations(range(3)), 0)
     for _ in range(30_000):
         out = answer(3, g)
-        drawn = tuple(int(i) for i in (out if out is not None else ()))
+        if out is None: raise Wrong('None: is a `return` missing?', 'a list', 'shuffled(3, generator)')
+        drawn = tuple(int(i) for i in out)
         if drawn not in times: raise Wrong(list(drawn), 'an order of 0, 1, 2', 'shuffled(3, generator)')
         times[drawn] += 1
     for drawn, n in times.items():
         if abs(n - 5000) > 320: raise Wrong(f'{n} times {list(drawn)}', '4680 to 5320 times', '30,000 shuffles')
-    compare(sorted(int(i) for i in answer(16, g)), list(range(16)), 'shuffled(16, generator), sorted')
+    again = [[int(i) for i in answer(16, torch.Generator().manual_seed(1))] for _ in range(2)]
+    compare(sorted(again[0]), list(range(16)), 'shuffled(16, generator), sorted')
+    compare(again[1], again[0], 'two generators with the same seed')
     return 'N! equally likely ways through the loop, one for each order.'

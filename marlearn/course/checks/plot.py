@@ -13,9 +13,9 @@ from ..exercises import compare, exercise, Wrong
 @exercise('2.1', 'one scale for all', difficulty=2, minutes=10)
 def check_to_show(answer):
     "Takes your `to_show(errors)`"
-    errors = torch.zeros(3, 1, 2, 3)
+    errors = torch.zeros(3, 2, 2, 3)
     errors[0, 0, 0] = torch.tensor([.02, -.01, .005])
-    errors[1, 0, 1] = torch.tensor([.001, 0, -.002])
+    errors[1, 1, 1] = torch.tensor([.001, 0, -.002])
     before = errors.clone()
     compare(answer(errors), before/.02, 'three pictures, the largest error is 0.02')
     compare(answer(-errors), -before/.02, 'the same with other signs: the largest error is -0.02')
@@ -29,7 +29,7 @@ def check_to_show(answer):
 def check_changed(answer):
     "Takes your `changed(before, after, side)`"
     before = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
-    cases = {'nothing': [], 'one value, in the last channel, of square 1 at the top right': [(0, 2, 1, 9, .5)],
+    cases = {'nothing': [], 'one value, in the last channel, of square 1 at the top right': [(0, 2, 1, 9, .001)],
              'one value of square 2 at the bottom left, in the second picture': [(1, 0, 7, 0, -.5)],
              'two values of square 3 by +0.5 and -0.5': [(0, 1, 5, 7, .5), (0, 1, 6, 8, -.5)]}
     for where, changes in cases.items():
@@ -52,7 +52,8 @@ def check_smooth(answer):
         out = torch.as_tensor(answer(list(losses)), dtype=torch.float64)
         if out.shape != (len(losses),): raise Wrong(f'{tuple(out.shape)} values', f'{len(losses)} values', where)
         return out
-    compare(curve([4.]*5, 'losses 4, 4, ..'), torch.full((5,), 4.), 'losses 4, 4, 4, 4, 4')
+    for loss in (4., .5):
+        compare(curve([loss]*5, f'losses {loss:g}, {loss:g}, ..'), torch.full((5,), loss), f'five losses of {loss:g}')
     falls = curve([4.]*20 + [2.]*60, 'a fall')
     if falls.min() < 2 - 1e-6 or falls.max() > 4 + 1e-6:
         raise Wrong(f'{falls.min():.3g} to {falls.max():.3g}', 'values between 2 and 4', 'losses that fall from 4 to 2')

@@ -48,6 +48,8 @@ def check_broken_steps(answer):
         'token 0 changes in step 1': ([([5, 0, 0], [0]), ([6, 0, 7], [2]), ([6, 1, 7], [1])], [1]),
         'token 2, drawn in step 1, changes in step 2': ([([5, 0, 0], [0]), ([5, 0, 7], [2]), ([5, 1, 4], [1])], [2]),
         'token 0 changes in step 1 and in step 2': ([([5, 0, 0], [0]), ([6, 0, 7], [2]), ([5, 1, 7], [1])], [1, 2]),
+        'tokens 0 and 2 both change in step 2': ([([5, 0, 0], [0]), ([5, 0, 7], [2]), ([6, 1, 8], [1])], [2]),
+        'token 0 is drawn again in step 1': ([([5, 0, 0], [0]), ([6, 0, 7], [0, 2]), ([6, 1, 7], [1])], [1]),
     }
     for where, (steps, expected) in cases.items():
         saw = answer(steps)

@@ -40,7 +40,7 @@ def check_revive_worst(answer):
     expected, dead = before.clone(), (use < .5).nonzero().flatten()
     expected[dead] = batch[far[:len(dead)]]
     compare(answer(codes, use, batch, .5), expected, '12 codes, 40 rows')
-    compare(codes, before, 'the codes that were passed in')
+    compare(codes, before, 'the codes that were passed in: they must stay as they were')
 
 # %% ../../../nbs/04_vq.ipynb #76e86808
 @exercise('4.3', 'a list without a codebook', difficulty=2, minutes=15)
@@ -73,7 +73,9 @@ def check_residual(answer):
     for _ in range(4):
         expected.append(torch.cdist(rest, book).argmin(1))
         rest = rest - book[expected[-1]]
-    indices, total = answer(latents, book, 4)
+    given = latents.clone()
+    indices, total = answer(given, book, 4)
+    compare(given, latents, 'the latents that were passed in: they must stay as they were')
     compare(indices, torch.stack(expected, 1), '50 latents, 20 codes, 4 rounds')
     compare(total, latents - rest, 'sums of codes', tol=1e-5)
     return ('Each round adds as many bits as the first, at the price of a longer sequence, '
