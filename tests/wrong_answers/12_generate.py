@@ -82,7 +82,8 @@ def hidden_first(think, draw, tokens, hidden, order):
         tokens[order[n_known]] = draw(think(tokens, order, n_known)[order[n_known]])
     return tokens
 
-WRONG = {'check_calls': [16, 800, 1600], 'check_early_scales': [before_the_step, never_stays, by_steps, begins_at_zero],
+WRONG = {'check_calls': [16, 32.5, 800, 1600],
+         'check_early_scales': [before_the_step, never_stays, by_steps, begins_at_zero],
          'check_write_one': [asks_always, puts_by_turn, thinks_once, forgets_the_null_class, asks_too_late,
                              branches_swapped],
          'check_complete_one': [follows_the_order, by_place, begins_with_nothing, draws_all_again, hidden_first]}

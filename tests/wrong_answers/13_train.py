@@ -54,10 +54,20 @@ def leaves_one_out(w, steps, gradient, saved=None):
     if saved: return momentum(saved['w'], saved['velocity'], saved['step'] + 1, steps, gradient)
     return momentum(w, torch.zeros_like(w), 0, steps, gradient)
 
+def in_place(gradients, most):
+    norm = sum((g**2).sum() for g in gradients)**.5
+    for g in gradients:
+        g *= min(1, most/norm)
+    return gradients
+
+def seed_plus_epoch(n, B, step, seed): # seed 4 begins as seed 3 goes on
+    epoch, k = divmod(step, n//B)
+    return shuffled(n, seed + epoch)[k*B:(k + 1)*B]
+
 WRONG = {
     'check_averages': [no_warm_up, roles_swapped, from_zero, one_tensor_for_all],
-    'check_clip': [each_by_itself, numbers_not_norms, lengthens_too],
-    'check_rows_of_step': [new_each_step, one_order_for_ever, global_chance],
+    'check_clip': [in_place, each_by_itself, numbers_not_norms, lengthens_too],
+    'check_rows_of_step': [seed_plus_epoch, new_each_step, one_order_for_ever, global_chance],
     'check_shared': [plain_mean, only_summed, over_processes],
     'check_train_resumed': [forgets_velocity, begins_at_step_0, leaves_one_out],
 }

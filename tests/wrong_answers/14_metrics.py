@@ -36,9 +36,18 @@ def neighbours_of_the_drawn(drawn, train):
     own = torch.cdist(drawn, drawn).fill_diagonal_(torch.inf).min(1).values
     return (torch.cdist(drawn, train).min(1).values < own/2).float().mean()
 
+def as_far_as_the_neighbour(drawn, train):
+    own = torch.cdist(train, train).fill_diagonal_(torch.inf).min(1).values
+    near = torch.cdist(drawn, train).min(1)
+    return (near.values < own[near.indices]).float().mean()
+def half_of_the_second_nearest(drawn, train):
+    near = torch.cdist(drawn, train).topk(2, largest=False).values
+    return (near[:, 0] < near[:, 1]/2).float().mean()
+
 WRONG = {
     'check_frechet_diagonal': [variances_apart, not_squared, means_only],
     'check_at_infinity': [fit_in_n, the_slope, the_last, first_and_last],
     'check_precision': [recall_instead, own_nearest, fake_radius],
-    'check_copied': [itself_is_nearest, one_limit_for_all, share_of_training, neighbours_of_the_drawn],
+    'check_copied': [as_far_as_the_neighbour, half_of_the_second_nearest,
+                     itself_is_nearest, one_limit_for_all, share_of_training, neighbours_of_the_drawn],
 }

@@ -30,6 +30,27 @@ def near_any_true(drawn, learned, fresh):
 def wrong_end(drawn, learned, fresh):
     return (nearest(drawn, learned) < nearest(fresh, learned).quantile(.99)).float().mean()
 
+def errors_apart(a, b, times=2, correction=1, power=.5, middle=torch.mean):
+    a, b = torch.tensor(a), torch.tensor(b)
+    if min(len(a), len(b)) < 2: return False
+    error = (a.var(correction=correction)/len(a) + b.var(correction=correction)/len(b))**power
+    return bool(middle(b) - middle(a) > times*error)
+def one_error(a, b): return errors_apart(a, b, times=1)
+def three_errors(a, b): return errors_apart(a, b, times=3)
+def divided_by_n(a, b): return errors_apart(a, b, correction=0)
+def no_root(a, b): return errors_apart(a, b, power=1)
+def medians(a, b): return errors_apart(a, b, middle=torch.median)
+def sum_of_errors(a, b):
+    a, b = torch.tensor(a), torch.tensor(b)
+    if min(len(a), len(b)) < 2: return False
+    return bool(b.mean() - a.mean() > 2*(a.std()/len(a)**.5 + b.std()/len(b)**.5))
+
+def nearest_of_the_fresh(drawn, learned, fresh):
+    return (nearest(drawn, learned) < nearest(fresh, learned).min()).float().mean()
+def limit_the_other_way(drawn, learned, fresh):
+    return (nearest(drawn, learned) < nearest(learned, fresh).quantile(.01)).float().mean()
+
 WRONG = {'check_fair_pairs': [differs_in_it, differs_once, others_equal, neighbours],
-         'check_clearly_below': [means_only, apart, spread_not_error, one_seed_is_sure],
-         'check_copy_share': [equal_only, near_any_true, wrong_end]}
+         'check_clearly_below': [means_only, apart, spread_not_error, one_seed_is_sure, one_error, three_errors,
+                                 divided_by_n, no_root, medians, sum_of_errors],
+         'check_copy_share': [nearest_of_the_fresh, limit_the_other_way, equal_only, near_any_true, wrong_end]}

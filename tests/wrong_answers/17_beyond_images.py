@@ -80,9 +80,13 @@ def forgets_what_was_given(backbone, head, labels, begun, generator):
 def of_the_first_speaker(backbone, head, labels, begun, generator):
     return _write(backbone, head, torch.zeros_like(labels), begun, generator)
 
+def lengths_that_are_floats(sequences):
+    tokens, lengths, centre, scale = padded_from(sequences, of_frames)
+    return tokens, lengths.float(), centre, scale
+
 WRONG = {
     'check_prepare': [padding_counts_as_data, padding_is_scaled_too, one_scale_for_all, every_sequence_counts_once,
-                      all_the_same_length],
+                      all_the_same_length, lengths_that_are_floats],
     'check_real_mean': [mean_of_everything, mean_of_means, divided_by_all, one_too_many],
     'check_variance_kept': [each_speaker_counts_once, what_is_lost, standard_deviations, one_number_for_all],
     'check_finish': [never_reads_what_it_drew, z_of_the_frame_before, begins_again, forgets_what_was_given,

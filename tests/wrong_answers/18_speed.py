@@ -59,10 +59,18 @@ def upside_down(a, b, clock, rounds):
     pairs = [(once(a), once(b)) for _ in range(rounds)]
     return statistics.median(y for _, y in pairs)/statistics.median(x for x, _ in pairs)
 
+def best_of_each(a, b, clock, rounds): # one after the other
+    def once(work):
+        start = clock()
+        work()
+        return clock() - start
+    a(), b()
+    return min([once(a) for _ in range(rounds)])/min([once(b) for _ in range(rounds)])
+
 WRONG = {
     'check_head_flops': [forgets_modulation, counts_multiplications_only],
     'check_draw_tokens': [plain_loop, all_rows, forgets_known_rows, returns_hidden_rows, always_guided],
-    'check_stopwatch': [one_after_the_other, no_warm_up, upside_down],
+    'check_stopwatch': [best_of_each, one_after_the_other, no_warm_up, upside_down],
     # one by one, multiplied; nothing left out; the share that is left
     'check_three_changes': [1/.65/.73/.825, 1/(.7/2 + .3/10), .7*.75/2 + .3/10],
 }

@@ -57,15 +57,23 @@ def rounding_counts(sums):
     rank = away.sum(0).argmax().item()
     return rank, away[:, rank].int().argmax().item()
 
+def seed_plus_epoch(n, batch_size, seed, first_step): # seed 1 begins as seed 0 goes on
+    step = first_step
+    while True:
+        epoch, k = divmod(step, n//batch_size)
+        yield next(orders(n, seed + epoch)).split(batch_size)[k]
+        step += 1
+
 WRONG = {
     'check_shared_gradient': [plain_mean, nan_stays, the_sum],
-    'check_batches': [starts_anew, another_seed, order_of_epoch_0, one_order_for_all, whole_epochs_only, one_too_far,
+    'check_batches': [seed_plus_epoch,
+                      starts_anew, another_seed, order_of_epoch_0, one_order_for_all, whole_epochs_only, one_too_far,
                       ends],
     # the plan's own advice; weights alone in pieces; whole weights; too few pictures at a time; another batch; another
-    # model; no such option; no whole number of pictures
+    # model; no such option; no whole number of pictures; a shorter run
     'check_flags': ['--train.accumulate 16 --train.recompute', '--shard', '--train.accumulate 16',
                     '--shard --train.accumulate 32', '--shard --train.batch-size 128',
                     '--shard --preset mar-l-imagenet256 --train.accumulate 16', '--shard --accumulate 16',
-                    '--shard --train.accumulate 12'],
+                    '--shard --train.accumulate 12', '--shard --train.accumulate 16 --train.steps 400000'],
     'check_find_deaf': [from_rank_0, largest_sum, one_too_late, rounding_counts],
 }

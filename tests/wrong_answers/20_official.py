@@ -58,10 +58,26 @@ def the_last(ours, theirs, tol):
     off = [k for k, (a, b) in enumerate(zip(ours, theirs)) if not (a - b).abs().max() <= tol*b.abs().max()]
     return off[-1] if off else None
 
+def shares_memory(ours, state):
+    wrong = wrong_names(ours, state)
+    if wrong: raise ValueError(', '.join(wrong))
+    for name in ours:
+        ours[name].data = state[name]
+
+def columns_reversed(q, k, v, heads): return torch.cat([q.flip(1), k.flip(1), v.flip(1)])
+
+def each_by_itself(ours, theirs, tol):
+    return next((k for k, (a, b) in enumerate(zip(ours, theirs)) if not torch.allclose(a, b, rtol=tol, atol=0)), None)
+def on_average(ours, theirs, tol):
+    return next((k for k, (a, b) in enumerate(zip(ours, theirs))
+                 if not (a - b).abs().mean() <= tol*b.abs().mean()), None)
+def largest_positive(ours, theirs, tol):
+    return next((k for k, (a, b) in enumerate(zip(ours, theirs)) if not (a - b).abs().max() <= tol*b.max()), None)
+
 WRONG = {
     'check_join_split': [(null_first, split), (join, split_flat), 3],
     'check_load': [not_strict, stops_at_the_first, copies_on_the_way, trusts_copy, does_not_mind_spares,
-                   puts_others_in_their_place],
-    'check_pack_qkv': [by_head, columns, transposed],
-    'check_first_wrong': [absolute, nan_passes, without_abs, the_last],
+                   puts_others_in_their_place, shares_memory],
+    'check_pack_qkv': [columns_reversed, by_head, columns, transposed],
+    'check_first_wrong': [absolute, nan_passes, without_abs, the_last, each_by_itself, on_average, largest_positive],
 }

@@ -50,11 +50,27 @@ def always_once(seconds, n_images, encode_speed, train_speed):
     n = min(n_images, int(seconds/(1/encode_speed + 1/train_speed)))
     return n, n
 
+@dataclass(frozen=True, kw_only=True)
+class NotOneColumn:
+    pictures:int
+    columns:int = 8
+    def __post_init__(self):
+        if self.columns <= 1: raise ValueError(f'columns={self.columns}')
+    def run(self): print(f'{-(-self.pictures//self.columns)} rows')
+
+@dataclass(frozen=True, kw_only=True)
+class Returns:
+    pictures:int
+    columns:int = 8
+    def __post_init__(self):
+        if self.columns < 1: raise ValueError(f'columns={self.columns}')
+    def run(self): return f'{-(-self.pictures//self.columns)} rows'
+
 WRONG = {
     # no preset; options without their part; flipped after all; a preset's field changed besides
     'check_options': [RIGHT.removeprefix('--preset tiny '), RIGHT.replace('--train.', '--'),
                       RIGHT.replace('--model.head', '--head'), RIGHT.replace('--train.flip no', '--train.flip'),
                       RIGHT + ' --train.lr 1e-4'],
-    'check_page': [Floor, Changeable, WhileRunning, WithDefault, NoFields],
+    'check_page': [NotOneColumn, Returns, Floor, Changeable, WhileRunning, WithDefault, NoFields],
     'check_share_time': [all_of_them, encoding_is_free, half_and_half, always_once],
 }

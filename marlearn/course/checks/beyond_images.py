@@ -19,9 +19,11 @@ def check_prepare(answer):
     many = [torch.randn(n, 3, generator=g)*torch.tensor([.1, 1., 30.]) + n for n in (7, 2, 11, 4)]
     for sequences, where in ((two, 'sequences of 2 and 1 frames'), (many, 'sequences of 7, 2, 11 and 4 frames')):
         found = answer([s.clone() for s in sequences])
-        if not isinstance(found, tuple) or len(found) != 4:
-            raise Wrong(type(found).__name__, 'tokens, lengths, centre, scale', where)
+        if not isinstance(found, (tuple, list)) or len(found) != 4:
+            raise Wrong(type(found).__name__, 'four things: tokens, lengths, centre, scale', where)
         tokens, lengths, centre, scale = found
+        if getattr(lengths, 'dtype', None) != torch.int64:
+            raise Wrong(f"lengths of {getattr(lengths, 'dtype', type(lengths).__name__)}", torch.int64, where)
         frames, N = torch.cat(sequences), max(map(len, sequences))
         compare(lengths, torch.tensor([len(s) for s in sequences]), f'{where}: lengths')
         compare(centre, frames.mean(0), f'{where}: centre, over all real frames', tol=1e-5)
@@ -53,13 +55,13 @@ def check_variance_kept(answer):
     "Takes your `variance_kept(frames, labels)`"
     two = torch.tensor([[0., 0.], [0., 2.], [4., 0.], [4., 2.]])
     compare(answer(two, torch.tensor([0, 0, 1, 1])), torch.tensor([1., 0.]),
-            'two speakers; the first number is theirs, the second changes with every utterance')
+            'two speakers; the first number is theirs, the second changes with every utterance', tol=1e-5)
     g = torch.Generator().manual_seed(0)
     frames, labels = torch.randn(40, 3, generator=g), torch.tensor([0]*25 + [1]*10 + [2]*5)
     frames += labels.unsqueeze(1)*torch.tensor([0., 1., 3.])
     means = torch.stack([frames[labels == s].mean(0) for s in range(3)])
     expected = means[labels].var(0, correction=0)/frames.var(0, correction=0)
-    compare(answer(frames, labels), expected, 'three speakers with 25, 10 and 5 utterances')
+    compare(answer(frames, labels), expected, 'three speakers with 25, 10 and 5 utterances', tol=1e-5)
     return 'What is not kept is the mean variance within a speaker: together they make the whole.'
 
 # %% ../../../nbs/17_beyond_images.ipynb #fe8daa09
@@ -90,6 +92,7 @@ def check_finish(answer):
             right[:, k] = head.sample(z, diff_steps=10, generator=g)
         mine = answer(backbone, _TenSteps(head), labels, begun.clone(), torch.Generator().manual_seed(7))
         where = f'two utterances of 5 frames, {n} of them given'
+        if mine is None: raise Wrong('None: is a `return` missing?', 'shape (2, 5, 3)', where)
         if tuple(mine.shape) != (2, 5, 3): raise Wrong(f'shape {tuple(mine.shape)}', 'shape (2, 5, 3)', where)
         compare(mine[:, :n], begun, f'{where}: those that were given')
         compare(mine[:, n], right[:, n], f'{where}: the first one drawn', tol=1e-3)

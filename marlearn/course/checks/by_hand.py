@@ -40,13 +40,19 @@ def check_page(answer):
     "Takes your class `Page`"
     import tyro
     if not is_dataclass(answer):
-        answer()
-        raise Wrong('a class without fields', 'a dataclass')
+        try:
+            answer()
+        except TypeError: pass                                                   # its `__init__` takes arguments
+        raise Wrong('a class without `@dataclass`', 'a dataclass')
+    if not isinstance(answer, type): raise Wrong(answer, 'the class itself')
     def read(*args): return quietly(lambda: tyro.cli(answer, args=list(args)))[0]
-    for options, rows in (('--pictures 24', 3), ('--pictures 25', 4), ('--pictures 6 --columns 2', 3)):
-        command = read(*options.split())
+    for options, rows in (('--pictures 24', 3), ('--pictures 25', 4),
+                          ('--pictures 6 --columns 2', 3), ('--pictures 5 --columns 1', 5)):
+        try:
+            command = read(*options.split())
+        except ValueError as e: raise Wrong(f'refused: {e}', f'{rows} rows', f'Page {options}') from None
         _, said = quietly(command.run)
-        compare(said, f'{rows} rows', f'Page {options}')
+        compare(said or 'nothing was printed', f'{rows} rows', f'Page {options}')
     try:
         command.columns = 5
     except FrozenInstanceError: pass
@@ -60,6 +66,7 @@ def check_page(answer):
             read('--pictures', '24', '--columns', columns)
         except ValueError as e:
             if columns not in str(e): raise Wrong(str(e), f'a message that names {columns}', f'--columns {columns}')
+        except Exception as e: raise Wrong(f'{type(e).__name__}: {e}', 'a ValueError', f'--columns {columns}') from None
         else: raise Wrong('a command was made', 'a ValueError', f'--columns {columns}')
     return 'One class: options, defaults, help, checks and work.'
 

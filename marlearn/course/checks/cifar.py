@@ -58,14 +58,16 @@ def check_recognised_share(answer):
     "Takes your `recognised_share(features, labels, real_features, real_labels)`"
     g = torch.Generator().manual_seed(0)
     centres = torch.eye(3)*4
-    real_labels, labels = torch.arange(30) % 3, torch.arange(12) % 3
+    real_labels, labels = torch.arange(30) % 3, torch.arange(60) % 3             # more drawn ones than real ones
     real = centres[real_labels] + torch.randn(30, 3, generator=g)*.3
-    drawn = centres[labels] + torch.randn(12, 3, generator=g)*.3
-    compare(float(answer(drawn, labels, real, real_labels)), 1.0, 'pictures drawn in the right places: the share')
-    wrong = float(answer(drawn, (labels + 1) % 3, real, real_labels))
+    drawn = centres[labels] + torch.randn(60, 3, generator=g)*.3
+    compare(answer(drawn, labels, real, real_labels), 1.0, 'pictures drawn in the right places: the share')
+    wrong = answer(drawn, (labels + 1) % 3, real, real_labels)
     compare(wrong, 0.0, 'pictures of class 0 drawn for label 1, and so on: the share')
-    half = torch.where(torch.arange(12) < 6, labels, (labels + 1) % 3)
-    compare(float(answer(drawn, half, real, real_labels)), 0.5, 'half of the labels wrong: the share')
+    half = torch.where(torch.arange(60) < 30, labels, (labels + 1) % 3)
+    compare(answer(drawn, half, real, real_labels), 0.5, 'half of the labels wrong: the share')
+    last = labels == 2
+    compare(answer(drawn[last], labels[last], real, real_labels), 1.0, 'only class 2 asked for, and drawn: the share')
     return 'A measure that cannot come out badly measures nothing.'
 
 # %% ../../../nbs/15_cifar.ipynb #17649e69
@@ -76,7 +78,9 @@ def check_next_part(answer):
              ([[0, 1], [9, 10], [12, 13], [15, 16]], 0, 'the first step is the largest'),
              ([[0, 1], [3, 4], [3, 30]], 0, 'a large second step of which one seed is not sure'),
              ([[5, 6], [1, 2], [2.5, 3]], 1, 'a step downwards is no loss'),
-             ([[0, 4], [2, 5]], None, 'two stages that overlap'))
+             ([[0, 1], [5, 6], [7, 20]], 1, 'the second mean grows most, though its seeds scatter'),
+             ([[0, 1], [10, 11], [12, 13, 14, 15]], 0, 'a stage with more seeds than the others'),
+             ([[0, 4], [2, 5]], None, 'two stages that overlap'), ([[0, 1], [1, 2]], None, 'two stages that touch'))
     for chain, expected, name in cases:
         saw = answer([list(stage) for stage in chain])
         if saw is None and expected is not None: raise Wrong('None', expected, f'{name}: {chain}')

@@ -14,7 +14,7 @@ from ...orders import cosine_counts
 @exercise('12.1', 'what a picture costs', difficulty=1, minutes=5)
 def check_calls(answer):
     "Takes a number"
-    compare(int(answer), 32, 'passes through the transformer')
+    compare(float(answer), 32, 'passes through the transformer')
     return 'Without guidance 16. A causal model would need 64, each for one new row.'
 
 # %% ../../../nbs/12_generate.ipynb #b282a672
@@ -74,7 +74,7 @@ def check_complete_one(answer):
         for i in (i for i in order if hidden[i]):
             right[i] = draw((i + right.sum()).view(1).float())                   # hidden ones are still 0
         where = f'order {order.tolist()}, hidden {sorted(places)}'
-        out = answer(think, draw, tokens.clone(), hidden, order)
+        out = answer(think, draw, tokens.clone(), hidden.clone(), order.clone())
         if asked != list(range(N - len(places), N)):
             raise Wrong(f'think called with n_known = {asked}', list(range(N - len(places), N)), where)
         if not torch.equal(out[~hidden], tokens[~hidden]): raise Wrong('known tokens have changed', 'the same', where)

@@ -15,7 +15,9 @@ from ...orders import random_order
 @exercise('11.1', 'who sees what?', difficulty=1, minutes=5)
 def check_rows(answer):
     "Takes three numbers: encoder, decoder, head"
-    for name, saw, expected in zip(('encoder', 'decoder', 'head'), list(answer), (64 + 51, 64 + 256, 205)):
+    if not isinstance(answer, (tuple, list)) or len(answer) != 3:
+        raise Wrong(answer, 'three numbers: (encoder, decoder, head)')
+    for name, saw, expected in zip(('encoder', 'decoder', 'head'), answer, (64 + 51, 64 + 256, 205)):
         compare(int(saw), expected, f'rows through the {name}')
     return 'The encoder is the cheap part, the deeper the mask; the decoder always pays for all.'
 

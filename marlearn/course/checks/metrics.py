@@ -17,10 +17,10 @@ def check_frechet_diagonal(answer):
     g = torch.Generator().manual_seed(0)
     m1, m2 = torch.randn(2, 5, generator=g).double()
     v1, v2 = torch.rand(2, 5, generator=g).double() + .1
-    compare(float(answer(m1, v1, m1, v1)), 0.0, 'a cloud and itself', tol=1e-6)
-    compare(float(answer(m1, v1, m2, v1)), float(((m1 - m2)**2).sum()), 'same widths, other means', tol=1e-6)
+    compare(answer(m1, v1, m1, v1), 0.0, 'a cloud and itself', tol=1e-6)
+    compare(answer(m1, v1, m2, v1), float(((m1 - m2)**2).sum()), 'same widths, other means', tol=1e-6)
     right = frechet_distance(m1, v1.diag(), m2, v2.diag())
-    compare(float(answer(m1, v1, m2, v2)), right, 'other means and widths', tol=1e-4)
+    compare(answer(m1, v1, m2, v2), right, 'other means and widths', tol=1e-4)
 
 # %% ../../../nbs/14_metrics.ipynb #5f4a7f82
 @exercise('14.2', 'with endless pictures', difficulty=2, minutes=10)
@@ -29,12 +29,12 @@ def check_at_infinity(answer):
     for sizes, end, slope in (([50, 100, 200], 0.0, 300.0), ([100, 400], 12.5, 80.0), ([50, 60, 70, 1000], 3.0, 0.0)):
         exact = [end + slope/n for n in sizes]
         where = f'sizes {sizes}, distances {end:g} + {slope:g}/n'
-        compare(float(answer(list(sizes), list(exact))), end, where, tol=1e-6)
+        compare(answer(list(sizes), list(exact)), end, where, tol=1e-6)
     n = torch.tensor([50., 100., 200., 400.]).double()
     d = 2 + 500/n + torch.tensor([.5, -.4, .1, .2]).double()
     x = 1/n - (1/n).mean()
     fit = d.mean() - (x*d).sum()/(x*x).sum()*(1/n).mean()
-    compare(float(answer(n.tolist(), d.tolist())), fit.item(), 'distances that scatter around 2 + 500/n', tol=1e-6)
+    compare(answer(n.tolist(), d.tolist()), fit.item(), 'distances that scatter around 2 + 500/n', tol=1e-6)
     return 'At a fixed n, models with another slope are misjudged; here the slope does not matter.'
 
 # %% ../../../nbs/14_metrics.ipynb #b6724fd7
@@ -45,7 +45,7 @@ def check_precision(answer):
     wide, narrow = torch.randn(200, 2, generator=g), .2*torch.randn(120, 2, generator=g)
     cases = {'fakes inside the real cloud': (wide, narrow), 'fakes far wider than the real cloud': (narrow, wide)}
     for name, (real, fake) in cases.items():
-        compare(float(answer(real, fake, 3)), precision_recall(real, fake, k=3)[0], name, tol=1e-6)
+        compare(answer(real, fake, 3), precision_recall(real, fake, k=3)[0], name, tol=1e-6)
 
 # %% ../../../nbs/14_metrics.ipynb #da0bfbe5
 @exercise('14.4', 'find the copies', difficulty=2, minutes=15)
@@ -54,10 +54,15 @@ def check_copied(answer):
     g = torch.Generator().manual_seed(0)
     train = torch.cat([torch.randn(60, 4, generator=g), torch.randn(60, 4, generator=g)*.01 + 9])   # wide, and dense
     near = torch.randn(20, 4, generator=g)*.01
+    line = torch.stack([torch.arange(12.), torch.zeros(12)], 1)                                     # 1 apart
+    along, beside = torch.tensor([.4, 0]), torch.tensor([0, .7])
     cases = (('the training pictures themselves', train[:30], 1.0),
              ('the same ten pictures again and again', train[:10].repeat(4, 1), 1.0),
              ('pictures close to some of the training pictures', train[:20] + near, 1.0),
              ('new pictures where training pictures are dense', train[60:100] + .02*torch.ones(4), 0.0),
              ('one quarter copies', torch.cat([train[:10], train[:30] + 50]), 0.25))
-    for name, drawn, share in cases:
-        compare(float(answer(drawn.clone(), train.clone())), share, name, tol=1e-6)
+    cases = [(name, drawn, train, share) for name, drawn, share in cases]
+    cases += [('training pictures in a line, 1 apart; drawn ones 0.4 further along', line + along, line, 1.0),
+              ('training pictures in a line, 1 apart; drawn ones 0.7 beside it', line + beside, line, 0.0)]
+    for name, drawn, known, share in cases:
+        compare(answer(drawn.clone(), known.clone()), share, name, tol=1e-6)

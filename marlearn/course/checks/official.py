@@ -22,7 +22,9 @@ def check_join_split(answer):
     classes, null = torch.randn(5, 3, generator=g), torch.randn(1, 3, generator=g)
     ours = join(classes, null)
     compare(ours, torch.cat([classes, null]), 'join')
-    a, b = split(ours)
+    parts = split(ours)
+    if not isinstance(parts, (tuple, list)) or len(parts) != 2: raise Wrong(parts, 'two tensors', 'split')
+    a, b = parts
     compare(a, classes, 'split, the classes')
     compare(b, null, 'split, the null class')
 
@@ -39,6 +41,8 @@ def check_load(answer):
     for name in shapes:
         compare(ours[name], full[name], f'{name}, when all fits')
         if ours[name] is not before[name]: raise Wrong('another tensor', 'the same tensor, with new values', name)
+        if ours[name].data_ptr() == full[name].data_ptr():
+            raise Wrong("memory shared with `state`: what changes there changes here", 'a copy of the values', name)
     spare = torch.ones(1)
     cases = { # what is wrong: the state dict, and the names that belong into the message
         'b is missing': ({'a': full['a'], 'c': full['c']}, ['b']),
@@ -55,6 +59,7 @@ def check_load(answer):
         except ValueError as e:
             said = set(''.join(c if c.isalnum() else ' ' for c in str(e)).split())
             if not set(names) <= said: raise Wrong(f'message: {e}', f"one that names {', '.join(names)}", case)
+        except Exception as e: raise Wrong(f'{type(e).__name__}: {e}', 'a ValueError', case) from None
         else: raise Wrong('no error', 'a ValueError', case)
         touched = [name for name in ours if ours[name].any()]
         if touched: raise Wrong(f"{', '.join(touched)} was changed", 'nothing changed', case)
@@ -68,6 +73,8 @@ def check_pack_qkv(answer):
     out = answer(q, k, v, 2)
     compare(list(out.shape), [12, 4], 'shape for D = 4')
     compare(out[:, 0], torch.cat([q, k, v])[:, 0], 'rows (whole part: 1 is q, 2 is k, 3 is v; tenth: which row)')
+    q, k, v = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    compare(answer(q, k, v, 3), torch.cat([q, k, v]), 'random q, k and v, D = 6 and three heads')
     return 'A right shape is no proof; that is why the stages were recorded.'
 
 # %% ../../../nbs/20_official.ipynb #f939fcab
@@ -77,18 +84,23 @@ def check_first_wrong(answer):
     g = torch.Generator().manual_seed(0)
     scales = (1., 300., .003, 40.)
     theirs = [scale*torch.randn(3, 5, generator=g) for scale in scales]
-    def rounded(): return [t*(1 + 1e-6*torch.randn(t.shape, generator=g)) for t in theirs]
+    for t in theirs:
+        t[0, 0], t[2, 4] = 0, -3*t.abs().max()                                   # a zero; the largest is negative
+    def rounded(): return [t + 1e-6*t.abs().max()*torch.randn(t.shape, generator=g) for t in theirs]
     def planted(stage, change):
         ours = rounded()
         ours[stage] = change(ours[stage])
         return ours
-    def one_low(t): # one number of fifteen, too small by a hundredth of the largest
-        t = t.clone()
-        t[1, 2] -= .01*t.abs().max()
-        return t
+    def low_by(share): # one number of fifteen is too small, by this share of the largest
+        def change(t):
+            t = t.clone()
+            t[1, 2] -= share*t.abs().max()
+            return t
+        return change
     cases = (('rounding only', rounded(), None),
-             ('stage 2, whose values are small, off by 1 %', planted(2, one_low), 2),
-             ('stage 0 off by 1 %', planted(0, one_low), 0),
+             ('stage 2, whose values are small: one number off by 2*tol', planted(2, low_by(2e-4)), 2),
+             ('stage 0: one number off by 2*tol', planted(0, low_by(2e-4)), 0),
+             ('stage 1: one number off by half of tol', planted(1, low_by(5e-5)), None),
              ('nan in stage 1', planted(1, lambda t: t.where(t < t.max(), torch.nan)), 1),
              ('all wrong from stage 1 on', rounded()[:1] + [t + .1*t.abs().max() for t in theirs[1:]], 1))
     for where, ours, right in cases:

@@ -34,10 +34,14 @@ def check_clearly_below(answer):
     many = [130.0, 122.0]*8                                                    # a large spread, but many seeds
     cases = ((([3.4, 3.5, 3.3], [13.0, 13.2, 13.1]), True), (([13.0, 13.2, 13.1], [3.4, 3.5, 3.3]), False),
              (([127.0, 119.0, 125.0], [126.0, 129.0, 121.0]), False), ((many, [d + 5 for d in many]), True),
-             (([127.1], [121.9]), False), (([121.9], [127.1]), False), (([121.9], [127.1, 127.2, 127.3]), False))
+             (([127.1], [121.9]), False), (([121.9], [127.1]), False), (([121.9], [127.1, 127.2, 127.3]), False),
+            (([100.0, 110.0, 120.0], [115.0, 125.0, 135.0]), False),           # two standard errors are 16.3
+            (([100.0, 110.0, 120.0], [120.0, 130.0, 140.0]), True),
+            (([100.0, 110.0, 150.0], [120.0, 160.0, 170.0]), False))           # medians are further apart than means
     for (a, b), expected in cases:
-        shown = f'{len(a)} and {len(b)} seeds, means {sum(a)/len(a):.1f} and {sum(b)/len(b):.1f}'
+        shown = f'clearly_below({a}, {b})' if len(a) < 4 else f'16 seeds each, means {sum(a)/16:g} and {sum(b)/16:g}'
         out = answer(list(a), list(b))
+        if out is None: raise Wrong('None: is a `return` missing?', expected, shown)
         if bool(out) != expected: raise Wrong(bool(out), expected, shown)
     return 'With it, change() can be written anew: do any stars move?'
 
@@ -52,5 +56,8 @@ def check_copy_share(answer):
     for drawn, expected, what in ((copies, 1.0, 'pictures that were shown, slightly changed'),
                                   (twice, 0.0, 'pictures near to true ones that were not shown'),
                                   (torch.cat([honest, copies[:10]]), .2, '40 new pictures and 10 copies')):
-        compare(float(answer(drawn, learned, fresh)), expected, what, tol=.025)
+        compare(answer(drawn, learned, fresh), expected, what, tol=.025)
+    def at(*distances): return torch.tensor([[d, 0.0] for d in distances])
+    compare(answer(at(-9.5, 11.5, -13, 500), at(0), at(*range(1, 1001))), .25, tol=1e-6, where=
+            'one picture shown; fresh ones at distances 1, 2, ... 1000 from it, drawn ones at 9.5, 11.5, 13 and 500')
     return 'A generator that only remembers has a share near 1, whatever its distance.'

@@ -7,6 +7,7 @@ __all__ = ['quietly', 'check_shared_gradient', 'check_batches', 'check_flags', '
 
 # %% ../../../nbs/19_scale.ipynb #5c6df3f7
 import contextlib, io
+from dataclasses import replace
 from itertools import islice
 import torch
 from ..exercises import compare, exercise, Wrong
@@ -18,8 +19,8 @@ def quietly(work):
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return work(), said.getvalue().strip()
     except SystemExit:
-        lines = [line.strip('│─╭╮╰╯| -') for line in said.getvalue().splitlines()]
-        raise ValueError(' '.join([line for line in lines if line][:3])) from None
+        lines = [line.strip('│─╭╮╰╯| ') for line in said.getvalue().splitlines()]
+        raise ValueError(' '.join([line for line in lines if line.strip('-')][1:5])) from None
 
 # %% ../../../nbs/19_scale.ipynb #65cb5b91
 @exercise('19.1', 'parts of unequal size', difficulty=2, minutes=10)
@@ -44,7 +45,9 @@ def check_batches(answer):
         shown = sorted(sum(whole[3*epoch:3*epoch + 3], []))
         compare(shown, list(range(12)), f'rows shown in epoch {epoch}, sorted')
     if whole[:3] == whole[3:6]: raise Wrong('epoch 1 in the order of epoch 0', 'a new order')
-    if whole == rows(1, 0, 9): raise Wrong('seed 1 as seed 0', 'another order for another seed')
+    other = rows(1, 0, 9)
+    if whole == other: raise Wrong('seed 1 as seed 0', 'another order for another seed')
+    if other[:3] == whole[3:6]: raise Wrong("the order of seed 0's epoch 1", 'another order', 'seed 1, epoch 0')
     for first in (1, 3, 5, 8):
         for step, (seen, right) in enumerate(zip(rows(0, first, 9), whole[first:]), first):
             if seen != right: raise Wrong(seen, right, f'step {step} of a run that resumed at step {first}')
@@ -67,6 +70,9 @@ def check_flags(answer):
                 raise Wrong(f'another {name}', f'{name} unchanged', answer)
         if asked.train.batch_size != before.train.batch_size:
             raise Wrong(f'a batch of {asked.train.batch_size}', f'{before.train.batch_size}, as before', answer)
+        train = replace(before.train, accumulate=asked.train.accumulate, recompute=asked.train.recompute)
+        if asked != replace(before, train=train, shard=asked.shard):
+            raise Wrong('flags that change the run', 'flags against too little memory, nothing else', answer)
         found = plan(config_of(asked, RunConfig), gpus=8, gpu='rtx4090', shard=asked.shard)
     except ValueError as e:
         raise Wrong(f'refused: {e}', 'flags that can be planned', answer) from None

@@ -72,8 +72,8 @@ _CASES = { # seconds of a and b, what is wrong with the machine, the right facto
     'equal functions on a quiet machine': ({'a': 1.0, 'b': 1.0}, {}, 1.0),
     'b twice as fast, quiet machine': ({'a': 2.0, 'b': 1.0}, {}, 2.0),
     'equal functions whose first call is slow': ({'a': 1.0, 'b': 1.0}, {'first': 49.0}, 1.0),
-    'equal functions on a machine that is slow for the first ten calls':
-        ({'a': 1.0, 'b': 1.0}, {'slow': range(10)}, 1.0),
+    'equal functions on a machine that is slow for the first twelve calls':
+        ({'a': 1.0, 'b': 1.0}, {'slow': range(12)}, 1.0),
     'b three times as fast, slow first calls, a slow while in the middle':
         ({'a': 3.0, 'b': 1.0}, {'first': 20.0, 'slow': range(12, 18)}, 3.0),
 }
@@ -84,6 +84,7 @@ def check_stopwatch(answer):
     for name, (costs, trouble, right) in _CASES.items():
         m = _Machine(costs, **trouble)
         factor = answer(m.work('a'), m.work('b'), m.clock, 9)
+        if factor is None: raise Wrong('None: is a `return` missing?', f'{right:g}', name)
         if not abs(factor - right) < .25*right: raise Wrong(f'a factor of {factor:.2f}', f'{right:g}', name)
     return 'Warm up, take turns, use the median: so do the benchmarks of this project.'
 

@@ -20,7 +20,8 @@ def check_averages(answer):
         given = start.clone()
         saw = answer(given, [w.clone() for w in weights], highest)
         if not torch.equal(given, start): raise Wrong('a `start` that was changed', '`start` as it was')
-        if saw is None or len(saw) != 40: raise Wrong(saw, 'a list of 40 averages', '40 steps')
+        if saw is None: raise Wrong('None: is a `return` missing?', 'a list of 40 averages', '40 steps')
+        if len(saw) != 40: raise Wrong(f'{len(saw)} entries', '40: an average after each step', '40 steps')
         average = start
         for step, weight in enumerate(weights):
             d = ema_decay(step, highest)
@@ -36,8 +37,11 @@ def check_clip(answer):
     cases = (('short gradients', [small, large/100], 3.0, 1.0), ('one long gradient', [large], 3.0, 0.3),
              ('a short and a long gradient', [small, large], 3.0, factor))
     for name, gradients, most, factor in cases:
-        saw = answer([gradient.clone() for gradient in gradients], most)
+        given = [gradient.clone() for gradient in gradients]
+        saw = answer(given, most)
         if saw is None or len(saw) != len(gradients): raise Wrong(saw, f'a list of {len(gradients)} tensors', name)
+        if not all(map(torch.equal, given, gradients)):
+            raise Wrong('gradients that were changed in place', 'new ones, and the given ones as they were', name)
         for k, gradient in enumerate(gradients):
             compare(saw[k], gradient*factor, f'{name}, tensor {k}', tol=1e-5)
     return 'One factor for all keeps the direction of the step.'
@@ -54,8 +58,11 @@ def check_rows_of_step(answer):
     if torch.equal(*epochs): raise Wrong('the same order in both epochs', 'another order in every epoch')
     if epochs[0].tolist() == list(range(n)): raise Wrong('rows in order', 'a shuffled order')
     compare(torch.as_tensor(answer(n, B, 8, 3)), epochs[1][8:12], 'step 8, asked again', tol=0)
-    if torch.equal(torch.as_tensor(answer(n, B, 0, 4)), epochs[0][:4]):
+    first = torch.as_tensor(answer(n, B, 0, 4))
+    if torch.equal(first, epochs[0][:4]):
         raise Wrong('the same rows for seeds 3 and 4', 'another order for another seed')
+    if torch.equal(first, epochs[1][:4]):
+        raise Wrong("the rows that begin seed 3's epoch 1", 'others: two seeds are two runs', 'seed 4, epoch 0')
     return 'A resumed run needs no memory of what it has seen.'
 
 # %% ../../../nbs/13_train.ipynb #25a628da
