@@ -1084,6 +1084,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'marlearn/engine/processes.py'),
                                            'marlearn.engine.processes.MultiProcess.wrap_model': ( 'engine/processes.html#multiprocess.wrap_model',
                                                                                                   'marlearn/engine/processes.py'),
+                                           'marlearn.engine.processes.can_shard': ( 'engine/processes.html#can_shard',
+                                                                                    'marlearn/engine/processes.py'),
                                            'marlearn.engine.processes.check_can_shard': ( 'engine/processes.html#check_can_shard',
                                                                                           'marlearn/engine/processes.py'),
                                            'marlearn.engine.processes.launched': ( 'engine/processes.html#launched',

@@ -6,7 +6,7 @@ from PIL import Image
 from marlearn.cli import main
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
-from marlearn.engine.processes import check_can_shard
+from marlearn.engine.processes import can_shard, check_can_shard
 from marlearn.engine.run import read_log
 from marlearn.engine.latents import write_latents
 from marlearn.files import pretrained
@@ -16,8 +16,8 @@ LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made on
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
 RUN = ['train', '--preset', 'tiny', '--data', LATENTS, '--train.precision', 'fp32', '--train.sample-every', '0',
        '--train.log-every', '1']
-CAN_SHARD = hasattr(torch.cpu.Stream, 'record_event')
-IN_PIECES = pytest.param('fsdp', marks=pytest.mark.skipif(not CAN_SHARD, reason='FSDP2 on CPUs needs a newer torch'))
+CAN_SHARD = can_shard('cpu')
+IN_PIECES = pytest.param('fsdp', marks=pytest.mark.skipif(not CAN_SHARD, reason='FSDP2 on CPUs is wrong in this torch'))
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node']
 
 def command(processes, *args, restarts=0):
@@ -98,9 +98,14 @@ def test_two_processes_are_one_that_does_both_parts(runs, how, ema):
     assert max(abs(x['loss'] - y['loss']) for x, y in zip(a, b)) < 1e-4
 
 def test_pieces_need_a_pytorch_that_can_hold_them(monkeypatch):
-    monkeypatch.delattr(torch.cpu.Stream, 'record_event', raising=False)
-    with pytest.raises(RuntimeError, match=r'need PyTorch 2\.8, this is .*leave out --shard'): check_can_shard('cpu')
-    check_can_shard('cuda:0')
+    for version, right in (('2.6.0', False), ('2.8.0+cu128', False), ('2.14.1+cu130', True), ('3.0.0', True)):
+        monkeypatch.setattr(torch, '__version__', version)
+        assert can_shard('cpu') == right and can_shard('cuda:0')
+        check_can_shard('cuda:0')
+        if right: check_can_shard('cpu')
+        else:
+            with pytest.raises(RuntimeError, match='need PyTorch 2.14, this is .*leave out --shard'):
+                check_can_shard('cpu')
 
 def test_two_machines_are_one_with_two_processes(runs, tmp_path):
     "scripts/nodes.sh, started twice"
