@@ -7,22 +7,23 @@
 Each candidate differs from the preset `toy` in one thing and trains for the same CPU time, whatever it costs a step.
 Judge: the small classifier that ships, on drawn pictures held against test pictures. Finished runs are written to
 benchmarks/results/recipe.json at once; encoded pictures are kept in runs/recipe."""
-import argparse, json, time
+import argparse, json, sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import load_file
-from marlearn.engine.evaluation import cifar10_classifier, draw_batch, reference_statistics
+from marlearn.engine.evaluation import cifar10_classifier, reference_statistics
 from marlearn.engine.hardware import machine, pick_precision
 from marlearn.engine.pictures import load_data
 from marlearn.engine.presets import toy
 from marlearn.files import atomic_file, pretrained, save_weights
 from marlearn.mar import count_parameters
-from marlearn.metrics import Statistics
 from marlearn.tokenizers import KLTokenizer, load_tokenizer
 from marlearn.train import encode_data, new_model, resolve_config, TokenData, train_loop
 
-DRAWING = {'cfg_scale': 3.0, 'guidance': 'constant', 'diff_steps': 25}
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.quality import DRAWING, judge
+
 CANDIDATES = { # name -> what is not as in the preset: of the model, of its head, of the training; and the patch
     'toy': {},
     'width 96': {'model': {'width': 96, 'heads': 3}},
@@ -72,17 +73,12 @@ def run(name, seed, minutes, n, data, work):
     trained(2)                                                     # warm
     steps = round(60*minutes/(trained(20)[1]/20))
     model, seconds = trained(steps)
-    extractor, statistics, right, drawing = cifar10_classifier(), Statistics(), [], time.process_time()
-    for k, labels in enumerate((torch.arange(n) % 10).split(100)):
-        images = draw_batch(model.eval(), tokenizer, labels, seed=seed, number=k, **DRAWING)
-        with torch.no_grad(): found = extractor(images.float()/127.5 - 1)
-        statistics.update(found['features'])
-        right.append(found['probabilities'].argmax(1) == labels)
+    reference, drawing = reference_statistics('cifar10-test'), time.process_time()
+    distance, right = judge(model.eval(), tokenizer, cifar10_classifier(), reference, n, 'cpu', dtype, seed)
     return {'candidate': name, 'seed': seed, 'parameters': count_parameters(model), 'steps': steps,
             'pictures seen': steps*train.batch_size, 'CPU seconds': round(seconds, 1),
             'CPU seconds for 100 pictures': round((time.process_time() - drawing)*100/n, 1),
-            'distance': statistics.distance(reference_statistics('cifar10-test')),
-            'recognised': torch.cat(right).double().mean().item()}
+            'distance': distance, 'recognised': right}
 
 def page(rows):
     "For people: best first"

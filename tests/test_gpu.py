@@ -30,7 +30,9 @@ def pretended():
     if torch.cuda.is_available(): pytest.skip('there is a real one')
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         try: torch.empty(1, device='cuda').uniform_()
-        except RuntimeError as e: pytest.skip(f'this PyTorch asks for a real one: {str(e).splitlines()[0]}')
+        except RuntimeError:
+            if tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 14): raise
+            pytest.skip('this PyTorch asks for a real one')
         yield
 
 def fake_model(backbone='mar', kind='diffusion'):

@@ -67,7 +67,7 @@ def test_minutes_of_the_lessons_are_measured():
     assert done.returncode == 0, done.stderr + 'run scripts/lesson_times.py --write'
 
 def test_recipes_are_compared(tmp_path):
-    "For a fraction of a second each; what is done is kept, and other settings are refused"
+    "For a fraction of a second each; tokens are kept, and the best stands first"
     spec = importlib.util.spec_from_file_location('recipe', SCRIPTS/'recipe.py')
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

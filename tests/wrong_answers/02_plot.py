@@ -22,8 +22,8 @@ def the_unchanged(before, after, side): return cut(before == after, side).all(5)
 def large_changes_only(before, after, side):
     return cut((before - after).abs() > .1, side).any(5).any(3).any(1).flatten(1)
 
-def from_zero(losses, keep=0.9):
-    average, curve = 0.0, []
+def from_zero(losses, keep=0.9, average=0.0):
+    curve = []
     for loss in losses:
         average = keep*average + (1 - keep)*loss
         curve.append(average)
@@ -37,12 +37,7 @@ def only_full_windows(losses, width=5): return [sum(losses[i:i + width])/width f
 def not_at_all(losses): return losses
 def of_everything_so_far(losses): return [sum(losses[:i])/i for i in range(1, len(losses) + 1)]
 
-def from_four(losses, keep=0.9):
-    average, curve = 4.0, []
-    for loss in losses:
-        average = keep*average + (1 - keep)*loss
-        curve.append(average)
-    return curve
+def from_four(losses, keep=0.9): return from_zero(losses, keep, average=4.0)
 
 WRONG = {
     'check_to_show': [each_its_own, from_black_to_white, by_the_largest, nothing_by_nothing, only_clipped, in_place,
