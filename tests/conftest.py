@@ -10,8 +10,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: # as in a shell's backgrou
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    "No test reads or writes the user's cache, or the network"
+    "No test reads or writes the user's caches, or the network; compilers side by side would spoil a shared one"
     monkeypatch.setenv('MARLEARN_CACHE', str(tmp_path_factory.getbasetemp()/'cache'))
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path_factory.getbasetemp()/'compiled'))
     monkeypatch.setenv('MARLEARN_OFFLINE', '1')
 
 @pytest.fixture

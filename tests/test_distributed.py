@@ -1,9 +1,8 @@
 "Real processes: two are one, pieces are the whole, kills leave no trace, and who is missing gets named"
-import json, multiprocessing, os, random, shutil, signal, subprocess, sys, tarfile, tempfile, time
+import json, os, random, shutil, signal, subprocess, sys, tarfile, tempfile, time
 from pathlib import Path
 import pytest, torch
 from PIL import Image
-from marlearn.cli import main
 from marlearn.data import load_shapes
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
 from marlearn.engine.processes import can_shard, check_can_shard
@@ -11,6 +10,7 @@ from marlearn.engine.run import read_log
 from marlearn.engine.latents import write_latents
 from marlearn.files import pretrained
 from marlearn.tokenizers import load_tokenizer
+from tools import free_port, kill, run_forked, start_forked
 
 LATENTS = Path(tempfile.mkdtemp())/'latents'                           # made once, below: encoding takes its time
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
@@ -24,8 +24,9 @@ def command(processes, *args, restarts=0):
     torchrun = [*TORCHRUN, str(processes), '--max-restarts', str(restarts)]
     return [*(torchrun if processes > 1 else [sys.executable]), '-m', 'marlearn', *map(str, args)]
 
-def run(processes, *args, code=0, **kw):
-    done = subprocess.run(command(processes, *args, **kw), capture_output=True, text=True, env=ENV, timeout=300)
+def run(processes, *args, code=0):
+    "As a user does it"
+    done = subprocess.run(command(processes, *args), capture_output=True, text=True, env=ENV, timeout=300)
     assert done.returncode == code, done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -33,28 +34,11 @@ def start(log, *args, **kw):
     "Begin, and go on; what is said goes to a file, since a full pipe would stop the run"
     return subprocess.Popen(command(*args, **kw), env=ENV, stdout=open(log, 'w'), stderr=subprocess.STDOUT)
 
-FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['marlearn.cli', 'marlearn.engine.commands', 'marlearn.engine.run', 'torch.optim'])
-
-def main_with_one_thread(args):
-    torch.set_num_threads(1) # as ENV says to the others: two threads add up in another order
-    main(args)
-
-def start_forked(*args):
-    "The same command in a process of its own, which need not begin with importing torch"
-    process = FORKS.Process(target=main_with_one_thread, args=([*map(str, args)],))
-    process.start()
-    return process
-
-def wait_until(there, process):
-    "Look again and again, as long as the process is at work"
+def wait_until(there, at_work):
+    "Look again and again, as long as the processes are at work"
     while not there():
-        assert process.poll() is None
+        assert at_work()
         time.sleep(.02)
-
-def end(process):
-    process.kill()
-    process.wait()
 
 def workers_of(launcher):
     "The processes that `torchrun` started"
@@ -83,9 +67,9 @@ def latents():
 def runs(tmp_path_factory):
     "The same run as one process in two parts, as two processes, and as two processes that hold pieces"
     home = tmp_path_factory.mktemp('ranks')
-    run(1, *RUN, '--train.accumulate', 2, '--out', home/'one')
-    run(2, *RUN, '--out', home/'ddp')
-    if CAN_SHARD: run(2, *RUN, '--shard', '--out', home/'fsdp')
+    run_forked(1, *RUN, '--train.accumulate', 2, '--out', home/'one')
+    run_forked(2, *RUN, '--out', home/'ddp')
+    if CAN_SHARD: run_forked(2, *RUN, '--shard', '--out', home/'fsdp')
     return home
 
 @pytest.mark.parametrize('ema', [False, True])
@@ -109,12 +93,8 @@ def test_pieces_need_a_pytorch_that_can_hold_them(monkeypatch):
 
 def test_two_machines_are_one_with_two_processes(runs, tmp_path):
     "scripts/nodes.sh, started twice"
-    import socket
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
     script = str(Path(__file__).resolve().parent.parent/'scripts'/'nodes.sh')
-    env = ENV | {'PORT': str(port), 'PYTHON': sys.executable}
+    env = ENV | {'PORT': free_port(), 'PYTHON': sys.executable}
     line = ['bash', script, '127.0.0.1', '2', '1', *map(str, RUN), '--out', str(tmp_path/'run')]
     logs = [tmp_path/f'log{k}' for k in range(2)]
     machines = [subprocess.Popen(line, env=env, stdout=open(log, 'w'), stderr=subprocess.STDOUT) for log in logs]
@@ -133,24 +113,33 @@ def test_a_disk_that_fills_up_is_said_once_and_costs_nothing(runs, tmp_path):
     assert done.returncode != 0 and said.count('the state after step 20 could not be saved') == 1, said[-3000:]
     assert 'make room, then go on with --resume' in said and 'marlearn/engine/run.py' not in said, said[-3000:]
     assert list((tmp_path/'run/checkpoints').iterdir()) == []
-    run(2, *RUN, '--auto-resume', '--out', tmp_path/'run')
+    run_forked(2, *RUN, '--auto-resume', '--out', tmp_path/'run')
     assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp'))
 
 def test_parts_differ(tmp_path, runs):
-    run(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
+    run_forked(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
     assert (weights(tmp_path/'whole') - weights(runs/'one')).abs().max() > 1e-3
 
 @pytest.mark.parametrize('how', ['two', 'three', 'three, in pieces'])
 def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path, how):
-    "From three on, the order of a sum shows in its last bit"
+    "By torchrun, or by the same command; from three on, the order of a sum shows in its last bit"
     args = RUN if how == 'two' else [*RUN, '--train.batch-size', 12, *['--shard']*('pieces' in how)]
     processes, whole = 2 if how == 'two' else 3, runs/'ddp' if how == 'two' else tmp_path/'whole'
-    if how != 'two': run(processes, *args, '--out', whole)
+    if how != 'two': run_forked(processes, *args, '--out', whole)
     saves = ['--train.save-every', 5, '--train.keep', 50]
-    going = start(tmp_path/'log', processes, *args, *saves, '--out', tmp_path/'run', restarts=2)
-    wait_until(lambda: list(tmp_path.glob('run/checkpoints/step-0000000?')), going)
-    os.kill(random.choice(workers_of(going)), signal.SIGKILL)
-    assert going.wait(timeout=100) == 0, (tmp_path/'log').read_text()[-3000:]
+    def saved(): return list(tmp_path.glob('run/checkpoints/step-0000000?'))
+    if how == 'two':
+        going = start(tmp_path/'log', processes, *args, *saves, '--out', tmp_path/'run', restarts=2)
+        wait_until(saved, lambda: going.poll() is None)
+        os.kill(random.choice(workers_of(going)), signal.SIGKILL)
+        assert going.wait(timeout=100) == 0, (tmp_path/'log').read_text()[-3000:]
+    else:
+        ranks = start_forked(processes, tmp_path/'log', *args, *saves, '--out', tmp_path/'run')
+        wait_until(saved, lambda: all(rank.is_alive() for rank in ranks))
+        random.choice(ranks).kill()
+        for rank in ranks: rank.join(timeout=100)
+        assert all(rank.exitcode for rank in ranks)                        # none went on alone
+        run_forked(processes, *args, *saves, '--auto-resume', '--out', tmp_path/'run')
     for ema in (False, True):
         assert torch.equal(weights(tmp_path/'run', ema), weights(whole, ema))
 
@@ -158,13 +147,9 @@ def test_a_dead_process_is_started_again_and_leaves_no_trace(runs, tmp_path, how
 def stopped(tmp_path_factory):
     "A run of two processes, killed after step 10"
     out = tmp_path_factory.mktemp('stopped')/'run'
-    going = start(out.parent/'log', 2, *RUN, '--train.save-every', 10, '--out', out)
-    wait_until((out/'checkpoints/step-00000010').exists, going)
-    workers = workers_of(going)
-    end(going)
-    for pid in workers:
-        try: os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError: pass
+    ranks = start_forked(2, out.parent/'log', *RUN, '--train.save-every', 10, '--out', out)
+    wait_until((out/'checkpoints/step-00000010').exists, lambda: all(rank.is_alive() for rank in ranks))
+    kill(ranks)
     return out
 
 @pytest.mark.parametrize('processes, more, how', [
@@ -173,7 +158,7 @@ def stopped(tmp_path_factory):
 def test_another_number_of_processes_goes_on_and_says_what_changes(
         runs, stopped, tmp_path, processes, more, how):
     shutil.copytree(stopped, tmp_path/'run')
-    said = run(processes, *RUN, '--out', tmp_path/'run', '--resume', *more)
+    said = run_forked(processes, *RUN, '--out', tmp_path/'run', '--resume', *more)
     assert how in said and ('note' in said) == bool(how)
     if 'noise' not in how:
         torch.testing.assert_close(weights(tmp_path/'run'), weights(runs/'one'), rtol=1e-4, atol=2e-5)
@@ -181,17 +166,16 @@ def test_another_number_of_processes_goes_on_and_says_what_changes(
 def test_killed_ten_times(tmp_path):
     "One process, ten kills at random moments, each followed by the same command"
     args = [*RUN, '--train.steps', 150, '--train.save-every', 7]
-    run(1, *args, '--out', tmp_path/'whole')
+    run_forked(1, *args, '--out', tmp_path/'whole')
     chance = random.Random()
     for _ in range(10):
         before = len(read_log(tmp_path/'run/log.jsonl'))
-        going = start_forked(*args, '--auto-resume', '--out', tmp_path/'run')
-        while going.is_alive() and len(read_log(tmp_path/'run/log.jsonl')) <= before:
+        going = start_forked(1, tmp_path/'log', *args, '--auto-resume', '--out', tmp_path/'run')
+        while going[0].is_alive() and len(read_log(tmp_path/'run/log.jsonl')) <= before:
             time.sleep(.01)
         time.sleep(chance.uniform(0, .25))
-        going.kill()
-        going.join()
-    run(1, *args, '--auto-resume', '--out', tmp_path/'run')
+        kill(going)
+    run_forked(1, *args, '--auto-resume', '--out', tmp_path/'run')
     for ema in (False, True):
         assert torch.equal(weights(tmp_path/'run', ema), weights(tmp_path/'whole', ema))
 
@@ -199,7 +183,7 @@ def test_killed_ten_times(tmp_path):
 def test_sigterm_saves_and_asks_for_a_requeue(tmp_path, processes):
     args = [*RUN, '--train.steps', 400, '--train.save-every', 400, '--auto-resume', '--out', tmp_path/'run']
     going = start(tmp_path/'log', processes, *args)
-    wait_until(lambda: len(read_log(tmp_path/'run/log.jsonl')) >= 5, going)
+    wait_until(lambda: len(read_log(tmp_path/'run/log.jsonl')) >= 5, lambda: going.poll() is None)
     going.send_signal(signal.SIGTERM)                                      # torchrun passes it on
     code, said = going.wait(timeout=60), (tmp_path/'log').read_text()
     step = read_log(tmp_path/'run/log.jsonl')[-1]['step']
@@ -212,20 +196,16 @@ def test_pictures_drawn_by_three_processes_with_kills(tmp_path):
     args = ['evaluate', '--data', LATENTS.parent/'pictures', '--num-images', 60, '--seeds', 2, '--ar-steps', 4,
             '--diff-steps', 20, '--batch-size', 6]
     def n_drawn(): return len(list(tmp_path.glob('e-pictures/*/*/*.png')))
-    run(1, *args, '--out', tmp_path/'whole.json')
-    chance, kills = random.Random(0), 0
-    while kills < 3:
-        p = start(tmp_path/'log', 3, *args, '--out', tmp_path/'e.json')
+    run_forked(1, *args, '--out', tmp_path/'whole.json')
+    chance = random.Random(0)
+    for _ in range(3):
+        ranks = start_forked(3, tmp_path/'log', *args, '--out', tmp_path/'e.json')
         enough, until = n_drawn() + chance.randint(1, 20), time.monotonic() + 120
-        while n_drawn() < enough and p.poll() is None and time.monotonic() < until:
+        while n_drawn() < enough and all(rank.is_alive() for rank in ranks) and time.monotonic() < until:
             time.sleep(.01)
-        for pid in (p.pid, *(workers_of(p) if p.poll() is None else [])):
-            try: os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError: pass
-        p.wait()
-        kills += 1
+        kill(ranks)
     assert not (tmp_path/'e.json').exists() and 3 <= n_drawn() < 120       # each start drew something, none finished
-    run(2, *args, '--out', tmp_path/'e.json')
+    run_forked(2, *args, '--out', tmp_path/'e.json')
     found, want = (json.loads((tmp_path/f'{name}.json').read_text())['per seed'] for name in ('e', 'whole'))
     assert found == want and n_drawn() == 120 and not list(tmp_path.rglob('*unfinished*'))
 

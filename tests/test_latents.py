@@ -17,6 +17,7 @@ from marlearn.engine.pictures import load_path
 from marlearn.files import pretrained, process_mark, read_json, write_json
 from marlearn.tokenizers import load_tokenizer, PixelTokenizer
 from marlearn.train import encode_data, step_generator
+from tools import kill, start_forked
 
 ENV = os.environ | {'OMP_NUM_THREADS': '1', 'MARLEARN_OFFLINE': '1'}
 
@@ -356,13 +357,11 @@ def test_from_folder_to_training_by_command_line_with_kills(folder, tmp_path):
     chance = random.Random()
     for _ in range(10):
         before = len(list((tmp_path/'killed').glob('shard-*.json')))
-        going = subprocess.Popen([sys.executable, '-m', 'marlearn', *map(str, args), '--out', str(tmp_path/'killed')],
-                                 env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while going.poll() is None and len(list((tmp_path/'killed').glob('shard-*.json'))) <= before:
+        going, = start_forked(1, tmp_path/'log', *args, '--out', tmp_path/'killed')
+        while going.is_alive() and len(list((tmp_path/'killed').glob('shard-*.json'))) <= before:
             time.sleep(.002)
         time.sleep(chance.uniform(0, .02))
-        going.kill()
-        going.wait()
+        kill([going])
     assert 'train with: marlearn train --data' in cli(*args, '--out', tmp_path/'killed')
     for f in (tmp_path/'whole').glob('shard-*'):
         assert f.read_bytes() == (tmp_path/'killed'/f.name).read_bytes()
