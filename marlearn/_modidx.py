@@ -1278,6 +1278,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'marlearn.orders.random_order': ('orders.html#random_order', 'marlearn/orders.py'),
                                  'marlearn.orders.raster_order': ('orders.html#raster_order', 'marlearn/orders.py')},
             'marlearn.plot': { 'marlearn.plot.cover_hidden': ('plot.html#cover_hidden', 'marlearn/plot.py'),
+                               'marlearn.plot.draw_plan': ('plot.html#draw_plan', 'marlearn/plot.py'),
                                'marlearn.plot.explore': ('plot.html#explore', 'marlearn/plot.py'),
                                'marlearn.plot.image_grid': ('plot.html#image_grid', 'marlearn/plot.py'),
                                'marlearn.plot.save_animation': ('plot.html#save_animation', 'marlearn/plot.py'),

@@ -40,13 +40,13 @@ class Settings:
     "What all cells share; a result file belongs to one of these"
     data:str = 'cifar10' # or 'shapes'
     pictures:int = 20_000 # to learn from
-    steps:int = 600 # of training, for every model
+    steps:int = 1000 # of training, for every model
     batch_size:int = 32
     lr:float = 2e-3
     drawn:int = 300 # pictures that are drawn and judged
     real:int = 10_000 # test pictures: as many as are drawn are judged too, the others are what all are held against
     guided:float = 3.0 # guidance scale, the same in every step
-    tokenizer_steps:int = 1000 # of training of the tokenizer of stride 8, 16 pictures each
+    tokenizer_steps:int = 3000 # of training of the tokenizer of stride 8, 16 pictures each
 
 @dataclass(frozen=True)
 class Training:

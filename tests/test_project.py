@@ -247,3 +247,8 @@ def test_wheel_draws_in_an_empty_folder(tmp_path):
     command = [sys.executable, '-m', 'marlearn', 'sample', '--per-class', '1', '--diff-steps', '5']
     subprocess.run(command, cwd=empty, env=env, check=True)
     assert (empty/'samples.png').stat().st_size > 10_000
+
+def test_minutes_of_the_lessons_are_measured():
+    script = ROOT/'scripts'/'lesson_times.py'
+    done = subprocess.run([sys.executable, script, '--check'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + 'run scripts/lesson_times.py --write'

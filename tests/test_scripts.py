@@ -62,10 +62,6 @@ def test_each_shipped_model_has_a_card_of_its_report():
     cards = {path.parent.name for path in (SCRIPTS.parent/'data'/'pretrained').glob('*/README.md')}
     assert cards == {path.parent.name for path in (SCRIPTS.parent/'data'/'pretrained').glob('*/report.json')}
 
-def test_minutes_of_the_lessons_are_measured():
-    done = subprocess.run([sys.executable, SCRIPTS/'lesson_times.py', '--check'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr + 'run scripts/lesson_times.py --write'
-
 def test_recipes_are_compared(tmp_path):
     "For a fraction of a second each; tokens are kept, and the best stands first"
     spec = importlib.util.spec_from_file_location('recipe', SCRIPTS/'recipe.py')
