@@ -145,7 +145,7 @@ class VQConfig:
 
 # %% ../nbs/04_vq.ipynb #cb9dc064
 class VQVAE(nn.Module):
-    "The autoencoder of lesson 3 with a codebook in the middle: same encoder, same decoder"
+    "The autoencoder of lesson 03 with a codebook in the middle: same encoder, same decoder"
     def __init__(self, config:VQConfig):
         super().__init__()
         self.config, net = config, config.net

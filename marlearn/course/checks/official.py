@@ -66,7 +66,7 @@ def check_load(answer):
     return 'Whoever reads such a message repairs a checkpoint once, not once for each tensor.'
 
 # %% ../../../nbs/20_official.ipynb #99988f07
-@exercise('20.3', 'find the bug', difficulty=3, minutes=20)
+@exercise('20.3', 'find the bug', difficulty=2, minutes=10)
 def check_pack_qkv(answer):
     "Takes your `pack_qkv(q, k, v, heads)`"
     q, k, v = (torch.full((4, 4), float(n)) + torch.arange(4.).view(4, 1)/10 for n in (1, 2, 3))
