@@ -83,7 +83,7 @@ LESSONS = (
     Lesson(15, 'cifar', 'all on CIFAR-10', JUDGED, minutes=20, needs=(5, 12, 13, 14),
            question='Do the parts, put together, draw?',
            can='run, read and change a whole experiment'),
-    Lesson(16, 'paper', 'the paper', JUDGED, minutes=30, needs=(9, 11, 14),
+    Lesson(16, 'paper', 'the paper', JUDGED, minutes=35, needs=(9, 11, 14),
            question="What do the paper's tables claim, and how much of it shows at toy size?",
            can="read the paper's tables, and repeat their comparisons at toy size"),
     Lesson(17, 'beyond_images', 'beyond images', JUDGED, minutes=45, needs=(9, 12),
