@@ -1,8 +1,14 @@
 """For `nbdev-export` (named in pyproject.toml): checks of a lesson's exercises go to marlearn/course/checks/NAME.py
 
 nbdev appends a cell that starts with `#| export course.checks.NAME` to a module which another notebook has begun.
-Here no other does: each lesson begins its own."""
+Here no other does: each lesson begins its own. And it wraps `__all__` at 120 columns before it writes that name in
+front, so that the line grows longer: here it is wrapped earlier."""
 from pathlib import Path
+from textwrap import TextWrapper
+
+class RoomForName(TextWrapper):
+    "Leaves ten columns for `__all__ = `"
+    def __init__(self, width, **kw): super().__init__(width - len('__all__ = '), **kw)
 
 CHECKS = 'course.checks.'
 BEGINNING = '''"""Checks of the exercises of lesson `{name}`"""
@@ -15,7 +21,10 @@ __all__ = []
 
 class BeginChecks:
     "Begin an empty module for the checks of each lesson, so that exporting twice gives the same file"
-    def __init__(self, nb=None): self.nb, self.begun = nb, set()
+    def __init__(self, nb=None):
+        from nbdev import maker
+        maker.TextWrapper = RoomForName
+        self.nb, self.begun = nb, set()
 
     def begin(self): self.begun = set()
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONG_SILENCE', 'user_path', 'cache_dir', 'pretrained', 'process_mark', 'is_running', 'unfinished_path',
-           'is_left_over', 'remove_leftovers', 'atomic_file', 'atomic_folder', 'file_hash', 'write_json', 'read_json',
-           'save_weights', 'read_weights', 'load_weights']
+           'is_left_over', 'remove_leftovers', 'atomic_file', 'atomic_folder', 'file_hash', 'write_json',
+           'read_json', 'save_weights', 'read_weights', 'load_weights']
 
 # %% ../nbs/engine/files.ipynb #ff7ff221
 import functools, hashlib, json, os, re, shutil, socket, subprocess, time, uuid, warnings, zlib

@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_is_said_once_and_costs_nothing(runs, tmp_path):
     assert torch.equal(weights(tmp_path/'run'), weights(runs/'ddp'))
 
 def test_parts_differ(tmp_path, runs):
-    run_forked(1, *RUN, '--out', tmp_path/'whole')                                # one part: other masks and noise
+    run_forked(1, *RUN, '--out', tmp_path/'whole')                         # one part: other masks and noise
     assert (weights(tmp_path/'whole') - weights(runs/'one')).abs().max() > 1e-3
 
 @pytest.mark.parametrize('how', ['two', 'three', 'three, in pieces'])

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['AT_LEAST_ONE', 'SAMPLING', 'STOP_SIGNALS', 'NOT_WRITTEN', 'NO_STATISTICS', 'Features', 'this_process',
            'open_checkpoint', 'class_number', 'config_of', 'check_numbers', 'command_line', 'compile_to_draw',
-           'StopSignals', 'Train', 'Sample', 'get_extractor', 'side_of_pictures', 'load_reference', 'show_number',
-           'write_result', 'Evaluate', 'MeasureTokenizer', 'Reconstruct', 'TrainTokenizer', 'Cache', 'Plan', 'Info']
+           'StopSignals', 'Train', 'Sample', 'get_extractor', 'side_of_pictures', 'load_reference',
+           'show_number', 'write_result', 'Evaluate', 'MeasureTokenizer', 'Reconstruct', 'TrainTokenizer',
+           'Cache', 'Plan', 'Info']
 
 # %% ../../nbs/engine/commands.ipynb #27370bb2
 import json

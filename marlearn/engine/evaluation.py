@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SmallClassifier', 'ClassifierExtractor', 'cifar10_classifier', 'extract_batches', 'join_batches', 'extract',
            'result_name', 'save_statistics', 'load_statistics', 'reference_statistics', 'FidelityExtractor',
-           'inception', 'dinov2', 'measure_tokenizer', 'fingerprint', 'draw_batch', 'folder_names', 'PictureFolder',
-           'cached_features', 'check_classes', 'check_request', 'evaluate']
+           'inception', 'dinov2', 'measure_tokenizer', 'fingerprint', 'draw_batch', 'folder_names',
+           'PictureFolder', 'cached_features', 'check_classes', 'check_request', 'evaluate']
 
 # %% ../../nbs/engine/evaluation.ipynb #53158b76
 import hashlib, io, json, os, pickle, re, shutil, sys, time, unicodedata, warnings, zlib

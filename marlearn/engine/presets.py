@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_PICTURES', 'VARIANTS', 'PRESETS', 'PAPER_SAMPLING', 'tiny', 'small', 'toy', 'cifar10_pixels',
-           'cifar10_codes', 'on_cifar10', 'imagenet', 'mar_base', 'mar_large', 'mar_huge', 'at_512', 'pixel_imagenet64',
-           'check_variant', 'variant', 'table1', 'table2', 'table3', 'preset']
+           'cifar10_codes', 'on_cifar10', 'imagenet', 'mar_base', 'mar_large', 'mar_huge', 'at_512',
+           'pixel_imagenet64', 'check_variant', 'variant', 'table1', 'table2', 'table3', 'preset']
 
 # %% ../../nbs/engine/presets.ipynb #38173330
 from collections.abc import Callable

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REMOVED_SETTINGS', 'NOT_IN_RESULT', 'RunConfig', 'run_config_from', 'read_log', 'check_same_run',
-           'activation_checkpointing', 'accumulated_step', 'prefetch', 'SingleProcess', 'StopRequested', 'StopAtOnce',
-           'check_parts', 'shared_n_known', 'warm_up_step', 'fit']
+           'activation_checkpointing', 'accumulated_step', 'prefetch', 'SingleProcess', 'StopRequested',
+           'StopAtOnce', 'check_parts', 'shared_n_known', 'warm_up_step', 'fit']
 
 # %% ../../nbs/engine/run.ipynb #c25a28e8
 import functools, json, shutil, sys, time, warnings
