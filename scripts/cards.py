@@ -3,7 +3,7 @@
     python scripts/cards.py"""
 import json, sys
 from pathlib import Path
-from settings import ROOT, read_settings
+from settings import read_flags, read_settings, ROOT
 
 FOLDER = ROOT/'data'/'pretrained'
 PICTURES = {'cifar10': 'CIFAR-10 (Krizhevsky 2009), 50,000 training pictures of 32x32 and their mirror images',
@@ -68,11 +68,11 @@ def card(name:str)->str:
         'pictures are not part of it.', ''])
 
 if __name__ == '__main__':
-    stale = []
+    check, stale = read_flags(__doc__, check='write nothing; an error where a card is not up to date').check, []
     for name in WHAT:
         path, text = FOLDER/name/'README.md', card(name)
         if path.exists() and path.read_text(encoding='utf-8') == text: continue
         stale.append(str(path.relative_to(ROOT)))
-        if '--check' not in sys.argv: path.write_text(text, encoding='utf-8')
-    print(f"{'stale' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'nothing'}")
-    sys.exit(bool(stale) and '--check' in sys.argv)
+        if not check: path.write_text(text, encoding='utf-8')
+    print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'nothing'}")
+    sys.exit(bool(stale) and check)

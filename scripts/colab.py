@@ -5,7 +5,7 @@
 
 The repository's address comes from settings.ini. Outside Colab the cell does nothing."""
 import json, re, sys
-from settings import ROOT, read_settings
+from settings import read_flags, read_settings, ROOT
 
 CELL = 'install-on-colab' # the id by which the cell is found again
 COLAB = 'https://colab.research.google.com/github'
@@ -52,12 +52,12 @@ def with_colab(
     return json.dumps(content, indent=1, ensure_ascii=False) + '\n'
 
 if __name__ == '__main__':
-    stale = []
+    check, stale = read_flags(__doc__, check='write nothing; an error where a lesson is not up to date').check, []
     for path in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')):
         before = path.read_text(encoding='utf-8')
         after = with_colab(before, path.name)
         if after == before: continue
         stale.append(path.name)
-        if '--check' not in sys.argv:
+        if not check:
             path.write_text(after, encoding='utf-8')
-    if '--check' in sys.argv and stale: sys.exit(f'run python scripts/colab.py: {", ".join(stale)} not up to date')
+    if check and stale: sys.exit(f'run python scripts/colab.py: {", ".join(stale)} not up to date')

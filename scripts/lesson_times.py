@@ -9,8 +9,8 @@ the exercises only the text. Minutes are rounded up to five; the time for the ex
 import json, math, re, sys
 from dataclasses import dataclass
 from pathlib import Path
+from settings import read_flags, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from marlearn.course.map import LESSONS
 
@@ -79,8 +79,10 @@ def write(found:dict[str, Length]):
     map_path.write_text(text, encoding='utf-8')
 
 if __name__ == '__main__':
+    args = read_flags(__doc__, check='an error where the map or a lesson says otherwise',
+                      write="put the minutes into the map's notebook and the lessons")
     wrong, found = [], lengths()
-    if '--write' in sys.argv:
+    if args.write:
         write(found)
         sys.exit('written; now run nbdev-export and scripts/readme.py')
     print('lesson                cells  words  lines  minutes  on the map  exercises')
@@ -95,4 +97,4 @@ if __name__ == '__main__':
             wrong.append(f'{lesson.notebook} does not say "{told(n)}"')
     print(f'{sum(n.minutes for n in found.values())/60:.1f} hours, and '
           f'{sum(n.exercises for n in found.values())/60:.1f} hours of exercises')
-    if '--check' in sys.argv and wrong: sys.exit('\n'.join(wrong))
+    if args.check and wrong: sys.exit('\n'.join(wrong))

@@ -6,7 +6,7 @@ benchmarks/results), the lessons (from marlearn.course.map), the engine (from th
 timings (from benchmarks/results)."""
 import json, re, sys
 from pathlib import Path
-from settings import ROOT as root, read_settings
+from settings import read_flags, read_settings, ROOT as root
 
 nbs, results = root/'nbs', root/'benchmarks'/'results'
 LINK = re.compile(r'\]\((?!https?:|#)([^)]*)')                 # relative to nbs/ in the notebook, to the root in README
@@ -237,10 +237,11 @@ def render(notebook:dict)->str:
     return '\n\n'.join(parts) + '\n'
 
 if __name__ == '__main__':
+    args = read_flags(__doc__, check='write nothing; an error where something is not up to date')
     index, readme = nbs/'index.ipynb', root/'README.md'
     before, notebook = load(index), with_tables(load(index))
     text = render(notebook)
-    if '--check' in sys.argv:
+    if args.check:
         if readme.read_text(encoding='utf-8') == text and before == notebook: sys.exit(0)
         sys.exit('README.md or a table in nbs/index.ipynb is not up to date: run python scripts/readme.py')
     if before != notebook:

@@ -62,6 +62,12 @@ def test_each_shipped_model_has_a_card_of_its_report():
     cards = {path.parent.name for path in (SCRIPTS.parent/'data'/'pretrained').glob('*/README.md')}
     assert cards == {path.parent.name for path in (SCRIPTS.parent/'data'/'pretrained').glob('*/report.json')}
 
+@pytest.mark.parametrize('name', ['cards', 'colab', 'lesson_times', 'readme'])
+def test_scripts_that_write_refuse_what_they_do_not_know(name):
+    "Until now `--help` and a mistyped --check wrote the files"
+    done = subprocess.run([sys.executable, SCRIPTS/f'{name}.py', '--chek'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'unrecognized arguments: --chek' in done.stderr
+
 def test_recipes_are_compared(tmp_path):
     "For a fraction of a second each; tokens are kept, and the best stands first"
     spec = importlib.util.spec_from_file_location('recipe', SCRIPTS/'recipe.py')
