@@ -41,7 +41,7 @@ WAYS = { # name -> what differs from EXACT, source
     'ddpm 25, 8 sets, halton': ({'diff_steps': 25, 'ar_steps': 8, 'order': 'halton'},
                                 'Halton order (Besnier et al. 2025)'),
     'ddpm 25, guided up to half': ({'diff_steps': 25, 'guidance': (0.0, 0.5)},
-                                   'guidance interval (Kynkaanniemi et al. 2024)'),
+                                   'guidance interval (Kynkäänniemi et al. 2024)'),
     'dpm++ 6, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 6}, 'both'),
     'dpm++ 10, 8 sets': ({'ar_steps': 8, 'sampler': 'dpm++', 'diff_steps': 10}, 'both'),
     'annealed 25 to 3, 8 sets': ({'ar_steps': 8, 'diff_steps': (25, 3)}, 'both'),

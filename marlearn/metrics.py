@@ -137,7 +137,7 @@ def precision_recall(
     k:int=3, # balls reach to the k-th neighbour
     chunk:int=1000, # rows compared at a time
 )->tuple[float, float]: # share of fake pictures that look real, share of real ones that are reached
-    "Precision and recall over k-nearest-neighbour balls (Kynkaanniemi et al. 2019, Eq. 1 and 2)"
+    "Precision and recall over k-nearest-neighbour balls (Kynkäänniemi et al. 2019, Eq. 1 and 2)"
     _check_features(real, 'real features')
     _check_features(fake, 'fake features')
     if real.shape[1] != fake.shape[1]:

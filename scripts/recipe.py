@@ -69,13 +69,13 @@ def run(name, seed, minutes, n, data, work):
         torch.manual_seed(seed)
         start, model = time.process_time(), new_model(config, tokenizer)
         ema, _ = train_loop(model, tokens, replace(train, steps=steps), dtype=dtype)
-        return ema.model, time.process_time() - start
+        return ema.model, count_parameters(model), time.process_time() - start
     trained(2)                                                     # warm
-    steps = round(60*minutes/(trained(20)[1]/20))
-    model, seconds = trained(steps)
+    steps = round(60*minutes/(trained(20)[-1]/20))
+    model, parameters, seconds = trained(steps)
     reference, drawing = reference_statistics('cifar10-test'), time.process_time()
     distance, right = judge(model.eval(), tokenizer, cifar10_classifier(), reference, n, 'cpu', dtype, seed)
-    return {'candidate': name, 'seed': seed, 'parameters': count_parameters(model), 'steps': steps,
+    return {'candidate': name, 'seed': seed, 'parameters': parameters, 'steps': steps,
             'pictures seen': steps*train.batch_size, 'CPU seconds': round(seconds, 1),
             'CPU seconds for 100 pictures': round((time.process_time() - drawing)*100/n, 1),
             'distance': distance, 'recognised': right}
@@ -87,9 +87,9 @@ def page(rows):
         mine = [row for row in rows if row['candidate'] == name]
         distance, right = (np.array([row[k] for row in mine]) for k in ('distance', 'recognised'))
         spread = f'{np.ptp(distance)/2:5.1f}' if len(mine) > 1 else '    -'
-        lines[f'{name:24}{mine[0]["parameters"]/1e6:5.1f} M{mine[0]["pictures seen"]/1e3:7.0f} k{len(mine):6}'
-              f'{distance.mean():10.1f} +-{spread}{right.mean():12.2f}'] = distance.mean()
-    head = f"{'candidate':24}{'size':>7}{'pictures':>9}{'seeds':>6}{'distance':>10}   half range{'recognised':>9}"
+        lines[f'{name:24}{mine[0]["parameters"]/1e6:5.1f} M{mine[0]["pictures seen"]/1e3:7.0f} k{len(mine):7}'
+              f'{distance.mean():10.1f} +- {spread}{right.mean():16.2f}'] = distance.mean()
+    head = f"{'candidate':24}{'size':>7}{'pictures':>9}{'seeds':>7}{'distance':>10} +- half range  recognised"
     return '\n'.join([head, *sorted(lines, key=lines.get)])
 
 def main():
