@@ -75,7 +75,8 @@ def test_recipes_are_compared(tmp_path):
     spec.loader.exec_module(script)
     shapes = load_shapes(n=100)
     rows = [script.run(name, 0, .01, 20, shapes, tmp_path) for name in ('64 tokens of 10', 'flow head')]
-    assert all(row['steps'] > 0 and row['parameters'] > 1e6 and row['distance'] > 0 and 0 <= row['recognised'] <= 1 for row in rows)
+    assert all(row['steps'] > 0 and row['parameters'] > 1e6 for row in rows)
+    assert all(row['distance'] > 0 and 0 <= row['recognised'] <= 1 for row in rows)
     assert sorted(file.name for file in tmp_path.iterdir()) == ['tokens-1.safetensors', 'tokens-2.safetensors']
     better, worse = ({**rows[0], 'candidate': name, 'distance': d} for name, d in (('better', 1.), ('worse', 2.)))
     page = script.page([worse, better, {**worse, 'seed': 1, 'distance': 4.}])
