@@ -216,7 +216,7 @@ def speed_cell()->str:
         f"Measure it again with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
         *(['', f'Start-up takes {waits} (`python -m benchmarks.startup`).'] if waits else []),
-        '', *quality_lines(load(results/'quality.json'))])
+        *(['', *quality_lines(load(results/'quality.json'))] if (results/'quality.json').exists() else [])])
 
 TABLES = {'# marlearn': front_cell, '## What is proven': status_cell, '## Install without a clone': install_cell,
           '## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}

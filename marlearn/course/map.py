@@ -92,7 +92,7 @@ LESSONS = (
     Lesson(18, 'speed', 'speed', JUDGED, minutes=30, needs=(12, 13, 14),
            question='Where does the time go, and what bounds it?',
            can='find what a network waits for, and measure a change honestly'),
-    Lesson(19, 'scale', 'scale', JUDGED, minutes=45, needs=(5, 13, 18),
+    Lesson(19, 'scale', 'scale', JUDGED, minutes=40, needs=(5, 13, 18),
            question='How does the same code go from one CPU to 32 GPUs?',
            can='name, plan, prepare and share out a large run, and resume it'),
     Lesson(20, 'official', 'official weights', JUDGED, minutes=30, needs=(3, 12),

@@ -1,9 +1,17 @@
 "Plausible mistakes, which the checks of lesson 19 must refuse"
 import torch
 
-def plain_mean(gradients, sizes): return sum(gradients)/len(gradients)
-def nan_stays(gradients, sizes): return sum(n*g for g, n in zip(gradients, sizes))/sum(sizes)
-def the_sum(gradients, sizes): return sum(n*g for g, n in zip(gradients, sizes) if n)
+def rounded_down(pictures, shard_size, rank, world_size, done):
+    return [k for k in range(rank, pictures//shard_size, world_size) if k not in done]
+def one_too_many(pictures, shard_size, rank, world_size, done):
+    return [k for k in range(rank, pictures//shard_size + 1, world_size) if k not in done]
+def deals_the_rest(pictures, shard_size, rank, world_size, done): # two that look at two moments write the same
+    return [k for k in range(-(-pictures//shard_size)) if k not in done][rank::world_size]
+def in_blocks(pictures, shard_size, rank, world_size, done):
+    each = -(-(-(-pictures//shard_size))//world_size)
+    return [k for k in range(rank*each, min((rank + 1)*each, -(-pictures//shard_size))) if k not in done]
+def all_anew(pictures, shard_size, rank, world_size, done):
+    return list(range(rank, -(-pictures//shard_size), world_size))
 
 def orders(n, seed):
     g = torch.Generator().manual_seed(seed)
@@ -65,7 +73,7 @@ def seed_plus_epoch(n, batch_size, seed, first_step): # seed 1 begins as seed 0 
         step += 1
 
 WRONG = {
-    'check_shared_gradient': [plain_mean, nan_stays, the_sum],
+    'check_my_shards': [rounded_down, one_too_many, deals_the_rest, in_blocks, all_anew],
     'check_batches': [seed_plus_epoch,
                       starts_anew, another_seed, order_of_epoch_0, one_order_for_all, whole_epochs_only, one_too_far,
                       ends],
