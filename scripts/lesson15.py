@@ -1,4 +1,4 @@
-"""Lesson 15 on CIFAR-10: what its cells draw and measure there, for readers who do not have the pictures. From the root:
+"""Lesson 15 on CIFAR-10: what its cells draw and measure there, for readers without the pictures. From the root:
 
     python scripts/lesson15.py
 
@@ -28,7 +28,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'lesson15.json')
     args = parser.parse_args()
-    if find_cifar10(download=False) is None: raise SystemExit('CIFAR-10 is not at hand: set MARLEARN_DATA to its archive')
+    if find_cifar10(download=False) is None:
+        raise SystemExit('CIFAR-10 is not at hand: set MARLEARN_DATA to its archive')
     import matplotlib
     matplotlib.use('Agg')
     out, names = args.out.resolve(), {}

@@ -169,8 +169,8 @@ def quality_lines(quality:dict)->list[str]:
     last = {(p['recipe'], p['weights']): f"{p['frechet']:.0f}" for p in quality['summary'] if p['minutes'] == end}
     n = max(p['seeds'] for p in quality['summary'])
     return ['### Time to quality', '',
-        "A recipe for weeks is not one for minutes. Two recipes train the same backbone on the same tokens of CIFAR-10: "
-        "the paper's, as far as it fits (head of 3 blocks x 1024, mask ratios from 0.7 up, constant rate, average with "
+        "A recipe for weeks is not one for minutes. Two recipes train the same backbone on the same tokens of CIFAR-10, "
+        "the paper's as far as it fits (head of 3 blocks x 1024, mask ratios from 0.7 up, constant rate, average with "
         'decay 0.9999, every picture encoded each time it is seen), and that of `make demo`.', '',
         '![Frechet distance over minutes of training, two recipes](images/quality.png)', '',
         f"After {end:g} minutes the distance is {last['ours', 'averaged']} with ours; with the paper's "

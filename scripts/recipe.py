@@ -1,10 +1,11 @@
 """Which recipe draws CIFAR-10 best after a few minutes on one core? From the repository's root:
 
     python scripts/recipe.py --list                              # the candidates, and which are done
-    python scripts/recipe.py --minutes 6 --seeds 0 1 2           # all of them; stop whenever you like, and go on
+    python scripts/recipe.py --steps 1000 --seeds 0 1 2          # all of them; stop whenever you like, and go on
     python scripts/recipe.py --only "width 192" --seeds 3        # one of them, with another seed
 
-Each candidate differs from the preset `toy` in one thing and trains for the same CPU time, whatever it costs a step.
+Each candidate differs from the preset `toy` in one thing and gets the time in which `toy` does --steps. A busy machine
+slows both down, so it is their ratio that is measured, a few steps of one and of the other in turn.
 Judge: the small classifier that ships, on drawn pictures held against test pictures. Finished runs are written to
 benchmarks/results/recipe.json at once; encoded pictures are kept in runs/recipe."""
 import argparse, json, sys, time
@@ -56,27 +57,38 @@ def tokens_of(patch, data, work):
     found = load_file(path)
     return tokenizer, TokenData(found['mean'], found['std'], found['labels'])
 
-def run(name, seed, minutes, n, data, work):
-    "Train one candidate for so many CPU minutes, and judge what it draws"
+def trained(name, seed, steps, data, work):
+    "A candidate after so many steps: tokenizer, averaged model, parameters, pictures in a batch, CPU seconds"
     change, preset = CANDIDATES[name], toy()
     tokenizer, tokens = tokens_of(change.get('patch', 2), data, work)
     head = replace(preset.model.head, **change.get('head', {}))
     config = replace(preset.model, **{'head': head, 'n_tokens': tokens.mean.shape[1]} | change.get('model', {}))
     config = resolve_config(config, tokenizer, 32, len(data.classes))
-    train = replace(preset.train, **{'ema': .999, 'seed': seed, 'log_every': 10_000} | change.get('train', {}))
+    settings = {'ema': .999, 'seed': seed, 'log_every': 10_000, 'steps': steps} | change.get('train', {})
+    train = replace(preset.train, **settings)
+    torch.manual_seed(seed)
+    start, model = time.process_time(), new_model(config, tokenizer)
+    ema, _ = train_loop(model, tokens, train, dtype=pick_precision('cpu')[0])
+    return tokenizer, ema.model.eval(), count_parameters(model), train.batch_size, time.process_time() - start
+
+def cost(name, data, work, repeats=3, steps=6):
+    "Time of a step of this candidate, in steps of `toy`: the median over pairs of short runs"
+    ratios = []
+    for repeat in range(repeats + 1):                                 # the first pair warms up
+        ours, base = (trained(other, 0, steps, data, work)[-1] for other in (name, 'toy'))
+        if repeat: ratios.append(ours/base)
+    return float(np.median(ratios))
+
+def run(name, seed, base_steps, n, data, work):
+    "Train one candidate for as long as `toy` needs for its steps, and judge what it draws"
+    relative = cost(name, data, work) if name != 'toy' else 1.0
+    steps = round(base_steps/relative)
+    tokenizer, model, parameters, batch_size, seconds = trained(name, seed, steps, data, work)
     dtype = pick_precision('cpu')[0]
-    def trained(steps):
-        torch.manual_seed(seed)
-        start, model = time.process_time(), new_model(config, tokenizer)
-        ema, _ = train_loop(model, tokens, replace(train, steps=steps), dtype=dtype)
-        return ema.model, count_parameters(model), time.process_time() - start
-    trained(2)                                                     # warm
-    steps = round(60*minutes/(trained(20)[-1]/20))
-    model, parameters, seconds = trained(steps)
     reference, drawing = reference_statistics('cifar10-test'), time.process_time()
-    distance, right = judge(model.eval(), tokenizer, cifar10_classifier(), reference, n, 'cpu', dtype, seed)
+    distance, right = judge(model, tokenizer, cifar10_classifier(), reference, n, 'cpu', dtype, seed)
     return {'candidate': name, 'seed': seed, 'parameters': parameters, 'steps': steps,
-            'pictures seen': steps*train.batch_size, 'CPU seconds': round(seconds, 1),
+            'time of a step': relative, 'pictures seen': steps*batch_size, 'CPU seconds': round(seconds, 1),
             'CPU seconds for 100 pictures': round((time.process_time() - drawing)*100/n, 1),
             'distance': distance, 'recognised': right}
 
@@ -96,13 +108,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--minutes', type=float, default=6.0, help='of CPU time, for each training')
+    parser.add_argument('--steps', type=int, default=1000, help='of the preset toy; the others get the same time')
     parser.add_argument('--n', type=int, default=500, help='pictures to draw and judge')
     parser.add_argument('--list', action='store_true', help='show what is there and stop')
     parser.add_argument('--work', type=Path, default=Path('runs/recipe'))
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results/recipe.json'))
     args = parser.parse_args()
-    settings = {'minutes': args.minutes, 'n': args.n, 'drawn with': DRAWING}
+    settings = {'steps of toy': args.steps, 'n': args.n, 'drawn with': DRAWING}
     earlier = {'settings': settings, 'rows': []}
     if args.out.exists():
         earlier = json.loads(args.out.read_text(encoding='utf-8'))
@@ -115,11 +127,14 @@ def main():
             print(f"{name:24} seeds done: {sorted(s for c, s in done if c == name)}   {change}")
         return
     todo = [(name, seed) for seed in args.seeds for name in args.only if (name, seed) not in done]
-    print(f'{len(todo)} trainings of {args.minutes:g} minutes: about {len(todo)*(args.minutes + 1)/60:.1f} hours')
     torch.set_num_threads(1)
     data = load_data('cifar10')
+    if todo:
+        trained('toy', 0, 5, data, args.work)                         # warm
+        minutes = (trained('toy', 0, 10, data, args.work)[-1]/10*args.steps + 60)/60
+        print(f'{len(todo)} trainings of about {minutes:.0f} minutes each, with judging: {len(todo)*minutes/60:.1f} h')
     for name, seed in todo:
-        rows.append(run(name, seed, args.minutes, args.n, data, args.work))
+        rows.append(run(name, seed, args.steps, args.n, data, args.work))
         result = {'what': 'Recipes for CIFAR-10, the same CPU time each', 'command': 'python scripts/recipe.py',
                   'settings': settings, 'machine': machine(), 'rows': rows}
         args.out.parent.mkdir(parents=True, exist_ok=True)

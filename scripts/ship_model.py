@@ -25,7 +25,7 @@ from marlearn.metrics import kernel_distance, precision_recall, Statistics
 from marlearn.plot import show_images
 from marlearn.train import encode_data
 
-DRAWING = {'cfg_scale': 5.0, 'guidance': 'constant', 'temperature': 0.95, 'diff_steps': 50}
+DRAWING = {'cfg_scale': 6.0, 'guidance': 'constant', 'temperature': 0.95, 'diff_steps': 50}
 SECTION = {'mar': 1, 'shapes': 3} # of this file's docstring: the command
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ def test_sample_draws_classes_by_name_and_number(finished, tmp_path, capsys):
         assert status == 0 and film.n_frames == 16
         assert film.size == (2*(3*34 + 2), 2*(2*34 + 2))                # zoomed twice; two rows of three
 
-@pytest.mark.parametrize('argv, n_tokens, expected', [((), 16, ('constant', 5.0)), ((), 256, ('linear', 4.0)),
+@pytest.mark.parametrize('argv, n_tokens, expected', [((), 16, ('constant', 6.0)), ((), 256, ('linear', 4.0)),
                                                       (('--guidance', 'linear'), 16, ('linear', 4.0)),
                                                       (('--cfg-scale', '2'), 16, ('constant', 2.0))])
 def test_guidance_follows_the_number_of_tokens(argv, n_tokens, expected, finished, tmp_path, capsys, monkeypatch):

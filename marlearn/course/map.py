@@ -80,7 +80,7 @@ LESSONS = (
     Lesson(14, 'metrics', 'metrics', JUDGED, minutes=40, needs=(12,),
            question='How good are the pictures, and who says so?',
            can='measure and know what each number hides'),
-    Lesson(15, 'cifar', 'all on CIFAR-10', JUDGED, minutes=20, needs=(5, 12, 13, 14),
+    Lesson(15, 'cifar', 'all on CIFAR-10', JUDGED, minutes=25, needs=(5, 12, 13, 14),
            question='Do the parts, put together, draw?',
            can='run, read and change a whole experiment'),
     Lesson(16, 'paper', 'the paper', JUDGED, minutes=35, needs=(9, 11, 14),

@@ -388,7 +388,7 @@ class Sample:
     per_class:int = 8 # pictures per row, or of each class
     batch_size:int = 100 # for a folder: pictures at a time
     timeout:float = 3600.0 # under torchrun: seconds without a new batch until the other processes are given up
-    # guidance; 1 = none; nothing: 5 where it is constant, 4 where it is linear, 1 where the model learned no null class
+    # guidance; 1 = none; nothing: 6 where it is constant, 4 where it is linear, 1 where the model learned no null class
     cfg_scale:float|None = None
     # 'linear', the paper's, starts from none and grows with the share of known tokens; nothing: constant for up to 64
     # tokens, with which it draws clearer objects, else linear
@@ -448,7 +448,7 @@ class Sample:
     def drawing_options(self, config:'ModelConfig')->dict:
         "Options of `generate`, with the defaults that depend on the model"
         guidance = self.guidance or ('constant' if config.n_tokens <= 64 else 'linear')
-        usual = {'constant': 5.0, 'linear': 4.0}[guidance] if config.label_drop else 1.0
+        usual = {'constant': 6.0, 'linear': 4.0}[guidance] if config.label_drop else 1.0
         cfg_scale = usual if self.cfg_scale is None else self.cfg_scale
         return {name: getattr(self, name) for name in SAMPLING} | {'guidance': guidance, 'cfg_scale': cfg_scale}
 

@@ -34,7 +34,8 @@ def check_my_shards(answer):
         for rank, done in enumerate(seen):
             saw = [int(k) for k in answer(pictures, size, rank, world_size, set(done))]
             right = [k for k in range(n_shards) if k % world_size == rank and k not in done]
-            if saw != right: raise Wrong(saw, right, f'my_shards({pictures}, {size}, {rank}, {world_size}, {done or "set()"})')
+            where = f'my_shards({pictures}, {size}, {rank}, {world_size}, {done or "set()"})'
+            if saw != right: raise Wrong(saw, right, where)
     return 'Whoever is killed and started again gets the same cards, less those that are written.'
 
 # %% ../../../nbs/19_scale.ipynb #f381ace3
