@@ -175,7 +175,7 @@ def quality_lines(quality:dict)->list[str]:
         '![Frechet distance over minutes of training, two recipes](images/quality.png)', '',
         f"After {end:g} minutes the distance is {last['ours', 'averaged']} with ours; with the paper's "
         f"{last['paper', 'averaged']}, or {last['paper', 'raw']} with the raw weights instead of their average, which "
-        f"has hardly left the start. {n} {'seed' if n == 1 else 'seeds'}, {m['threads']} threads of an {m['cpu']} CPU, "
+        f"has hardly left the start. {'One seed' if n == 1 else f'{n} seeds'}, {m['threads']} threads of an {m['cpu']} CPU, "
         f"judged by the small classifier that ships (`{quality['command']}`, `python -m benchmarks.figure`)."]
 
 def speed_cell()->str:
@@ -216,7 +216,7 @@ def speed_cell()->str:
         f"Measure it again with `{train['command']}`, `{sample['command']}`, `python -m benchmarks.front` and "
         '`benchmarks.figure`. [Lesson 18](18_speed.ipynb) shows where the time goes.',
         *(['', f'Start-up takes {waits} (`python -m benchmarks.startup`).'] if waits else []),
-        *(['', *quality_lines(load(results/'quality.json'))] if (results/'quality.json').exists() else [])])
+        '', *quality_lines(load(results/'quality.json'))])
 
 TABLES = {'# marlearn': front_cell, '## What is proven': status_cell, '## Install without a clone': install_cell,
           '## Lessons': lessons_cell, '## The engine': engine_cell, '## Speed': speed_cell}

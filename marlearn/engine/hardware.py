@@ -113,7 +113,7 @@ def worth_compiling(
 )->tuple[bool, str]: # and why
     "Will a compiled model earn back the time that compiling takes? No clock is asked: a resumed run decides alike"
     kind = torch.device(device).type
-    if (kind, drawing) == ('cpu', False): return False, 'on CPUs, compiling training gains little or nothing'
+    if (kind, drawing) == ('cpu', False): return False, 'on CPUs, compiling training gains little, or loses'
     if (kind, drawing) not in EARNS_BACK: return False, f'not tested on {kind}'
     if operations is None: return False, 'the length of the run is not known'
     seconds, least = operations/NOMINAL_SPEED[kind], EARNS_BACK[kind, drawing]
