@@ -169,13 +169,14 @@ def quality_lines(quality:dict)->list[str]:
     last = {(p['recipe'], p['weights']): f"{p['frechet']:.0f}" for p in quality['summary'] if p['minutes'] == end}
     n = max(p['seeds'] for p in quality['summary'])
     return ['### Time to quality', '',
-        "A recipe for weeks is not one for minutes. Two recipes train the same backbone on the same tokens of CIFAR-10, "
-        "the paper's as far as it fits (head of 3 blocks x 1024, mask ratios from 0.7 up, constant rate, average with "
+        "A recipe for weeks is not one for minutes. Two train the same backbone on the same tokens of CIFAR-10, the "
+        "paper's as far as it fits (head of 3 blocks x 1024, mask ratios from 0.7 up, constant rate, average with "
         'decay 0.9999, every picture encoded each time it is seen), and that of `make demo`.', '',
         '![Frechet distance over minutes of training, two recipes](images/quality.png)', '',
         f"After {end:g} minutes the distance is {last['ours', 'averaged']} with ours; with the paper's "
         f"{last['paper', 'averaged']}, or {last['paper', 'raw']} with the raw weights instead of their average, which "
-        f"has hardly left the start. {'One seed' if n == 1 else f'{n} seeds'}, {m['threads']} threads of an {m['cpu']} CPU, "
+        f"has hardly left the start. {'One seed' if n == 1 else f'{n} seeds'}, {m['threads']} threads of an "
+        f"{m['cpu']} CPU, "
         f"judged by the small classifier that ships (`{quality['command']}`, `python -m benchmarks.figure`)."]
 
 def speed_cell()->str:
