@@ -912,6 +912,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'marlearn/engine/outputs.py'),
                                          'marlearn.engine.outputs.FolderLock._is_gone': ( 'engine/outputs.html#folderlock._is_gone',
                                                                                           'marlearn/engine/outputs.py'),
+                                         'marlearn.engine.outputs.FolderLock._is_half': ( 'engine/outputs.html#folderlock._is_half',
+                                                                                          'marlearn/engine/outputs.py'),
                                          'marlearn.engine.outputs.FolderLock._not_written': ( 'engine/outputs.html#folderlock._not_written',
                                                                                               'marlearn/engine/outputs.py'),
                                          'marlearn.engine.outputs.FolderLock._read': ( 'engine/outputs.html#folderlock._read',

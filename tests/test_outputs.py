@@ -222,6 +222,16 @@ def test_a_signal_before_the_first_step_ends_with_one_line(name, status, tmp_pat
     assert going.returncode == status and f'stopped by {name} before the first step' in said, said
     assert 'Traceback' not in said and list((tmp_path/'run').iterdir()) == []
 
+@pytest.mark.parametrize('there', ['', '{"pid": 1}'])
+def test_a_signal_while_the_lock_is_made(there, tmp_path, monkeypatch):
+    "What we had begun goes; what another process has finished stays"
+    def interrupted(path, *args, **kw):
+        path.write_text(there)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(outputs, 'open', interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt), outputs.FolderLock(tmp_path, 'a test'): pass
+    assert [file.read_text() for file in tmp_path.iterdir()] == ([there] if there else [])
+
 def test_what_a_signal_does_when():
     before = [signal.getsignal(number) for number in commands.STOP_SIGNALS]
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -129,18 +129,21 @@ class FolderLock:
     def _taken(self)->bool:
         "Make the file, unless there is one"
         try:
-            f = open(self.path, 'x', encoding='utf-8')
-        except FileExistsError:
-            return False
-        except OSError as e:
-            raise self._not_written(e) from None
-        try:
-            with f:
+            with open(self.path, 'x', encoding='utf-8') as f:
                 f.write(json.dumps(self.own))
             return True
-        except BaseException as e:                          # a full disk or a signal: no half lock stays
-            self.path.unlink(missing_ok=True)
+        except FileExistsError:
+            return False
+        except BaseException as e:                          # a full disk, or a signal at any moment: no half lock stays
+            if self._is_half(): self.path.unlink(missing_ok=True)
             raise self._not_written(e) if isinstance(e, OSError) else e from None
+
+    def _is_half(self)->bool:
+        "Is there a file that we may have begun? It can be empty, and is never another's finished one"
+        try:
+            return json.dumps(self.own).startswith(self.path.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return False
 
     def _not_written(self, e:OSError)->OSError:
         return OSError(f"cannot write to {self.folder}: {e.strerror or e}; choose another --out")
