@@ -9,20 +9,13 @@ the masked models, longer than a lesson can wait, and has them judged by the les
 the checkpoint that the lesson loads."""
 import argparse, json, os, time
 from pathlib import Path
+from cells import code_cells
 
 root = Path(__file__).resolve().parent.parent
 checkpoint = root/'data'/'japanese-vowels'/'masked'
 # what the second command needs of the cells before the hidden middle: each of these stands in one of them
 NEEDED = ('import copy', 'seed = 0\n', 'def new_model', 'def read_utterances', 'def scaled', 'def those_of',
           'SPEECH = ', 'def classifier', 'def train_masked', 'def look_at')
-
-def code_cells():
-    "The code of the lesson's main part, without cells that need a notebook or the recorded results"
-    notebook = json.loads((root/'nbs'/'17_beyond_images.ipynb').read_text(encoding='utf-8'))
-    for cell in notebook['cells']:
-        source = ''.join(cell['source'])
-        if cell['cell_type'] == 'markdown' and source.startswith('## What is now true'): return
-        if cell['cell_type'] == 'code' and 'get_ipython' not in source and 'recorded' not in source: yield source
 
 def run(cells, seed):
     "What these cells define, with another seed"
@@ -33,7 +26,7 @@ def run(cells, seed):
     return names
 
 def main_part(seed):
-    cells = list(code_cells())
+    cells = list(code_cells('17_beyond_images'))
     end, = (k for k, source in enumerate(cells) if 'def train_masked' in source)
     found = run(cells[:end], seed)['found']
     return {part: found[part] for part in ('walks', 'speech')}
@@ -41,7 +34,7 @@ def main_part(seed):
 def masked_part(seed, steps):
     from marlearn.engine.checkpoints import save_checkpoint
     from marlearn.train import TrainConfig
-    cells = list(code_cells())
+    cells = list(code_cells('17_beyond_images'))
     names = run([source for source in cells if any(word in source for word in NEEDED)], seed)
     model = names['train_masked'](steps)
     if seed == 0:

@@ -10,26 +10,19 @@ import argparse, contextlib, io, json, os
 from pathlib import Path
 import torch
 from PIL import Image
+from cells import code_cells
 from marlearn.engine.hardware import machine
 from marlearn.engine.pictures import find_cifar10
 from marlearn.plot import image_grid
+from settings import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 LESSONS = '01_data', '05_tokenizers', '15_cifar'
-
-def code_cells(lesson):
-    "The code of a lesson's main part, without cells that need a notebook or show recorded results"
-    notebook = json.loads((ROOT/'nbs'/f'{lesson}.ipynb').read_text(encoding='utf-8'))
-    for cell in notebook['cells']:
-        source = ''.join(cell['source'])
-        if cell['cell_type'] == 'markdown' and source.startswith('## What is now true'): return
-        if cell['cell_type'] == 'code' and not any(word in source for word in ('get_ipython', 'recorded', 'explore(')):
-            yield source.replace('from tqdm.auto import tqdm', 'from tqdm import tqdm')
 
 def run(lesson):
     "What these cells define, and the lines they print"
     names, said = {'__name__': lesson}, io.StringIO()
     for source in code_cells(lesson):
+        source = source.replace('from tqdm.auto import tqdm', 'from tqdm import tqdm')
         with contextlib.redirect_stdout(said): exec(source, names)
         if 'plt' in names: names['plt'].close('all')
     return names, said.getvalue().splitlines()

@@ -82,3 +82,15 @@ def test_recipes_are_compared(tmp_path):
     better, worse = ({**rows[0], 'candidate': name, 'distance': d} for name, d in (('better', 1.), ('worse', 2.)))
     page = script.page([worse, better, {**worse, 'seed': 1, 'distance': 4.}])
     assert page.splitlines()[1].startswith('better') and '3.0 +-   1.0' in page.splitlines()[2]
+
+def test_cells_of_lessons_are_found_and_recorded_results_belong_to_them(monkeypatch):
+    "The scripts that run lessons elsewhere get code that compiles, and none that reads what they are to write"
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from cells import code_cells
+    found = {name: list(code_cells(name)) for name in ('01_data', '05_tokenizers', '15_cifar', '17_beyond_images')}
+    for name, sources in found.items():
+        for source in sources: compile(source, name, 'exec')
+        assert len(sources) > 10 and 'recorded' not in ''.join(sources)
+    recorded = json.loads((SCRIPTS.parent/'benchmarks'/'results'/'on_cifar.json').read_text())
+    assert all(line.startswith('cifar10') for name in ('01_data', '05_tokenizers') for line in recorded[name])
+    assert recorded['15_cifar']['rows'] == list(recorded['15_cifar']['held-out loss'])
