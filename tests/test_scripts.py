@@ -94,3 +94,20 @@ def test_cells_of_lessons_are_found_and_recorded_results_belong_to_them(monkeypa
     recorded = json.loads((SCRIPTS.parent/'benchmarks'/'results'/'on_cifar.json').read_text())
     assert all(line.startswith('cifar10') for name in ('01_data', '05_tokenizers') for line in recorded[name])
     assert recorded['15_cifar']['rows'] == list(recorded['15_cifar']['held-out loss'])
+
+def test_demos_are_compared_by_a_readout_that_can_fail(monkeypatch):
+    "Features that tell the classes apart are read, and noise is not; a folder without a demo is refused"
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location('demos', SCRIPTS/'demos.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    g = torch.Generator().manual_seed(0)
+    labels, centres = torch.arange(600) % 3, 3*torch.randn(3, 8, generator=g)
+    features = centres[labels] + torch.randn(600, 8, generator=g)
+    fit, new = slice(0, 300), slice(300, 600)
+    readout = script.linear_readout(features[fit], labels[fit], 3)
+    assert script.share_right(readout, features[new], labels[new]) > .95
+    noise = torch.randn(600, 8, generator=g)
+    assert .2 < script.share_right(script.linear_readout(noise[fit], labels[fit], 3), noise[new], labels[new]) < .5
+    done = subprocess.run([sys.executable, SCRIPTS/'demos.py', SCRIPTS], capture_output=True, text=True)
+    assert done.returncode and 'holds no marlearn/demo.py' in done.stderr
