@@ -1,14 +1,14 @@
-"""Is the demo better than an earlier one? Both, side by side on one core each, with the same data and minutes:
+"""Is the demo better than an earlier one? Both on one core, one after the other, with the same data and minutes:
 
     git worktree add ../earlier COMMIT                             # any commit or tag
-    python scripts/demos.py ../earlier                             # three times 7.5 minutes, then some for judging
+    python scripts/demos.py ../earlier                             # six times 7.5 minutes, and some for judging
     python scripts/demos.py ../earlier --only shapes --minutes 2
 
 Data: CIFAR-10, the drawn shapes, and a folder of 4000 pictures, a thousand each of four of CIFAR-10's classes. Each
 demo runs its own tree's code, tokenizer and recipe; finished ones in --work are not run again. This tree judges:
 Frechet distance to test pictures in the features of the classifier that ships, and the share of drawn pictures that a
 linear readout of these features, fitted to the training pictures, takes for what was asked.
-Result: benchmarks/results/demos.json and nbs/images/demos.png."""
+Result: benchmarks/results/demos.json, and demos.png beside it."""
 import argparse, json, os, subprocess, sys
 from pathlib import Path
 import matplotlib
@@ -36,20 +36,16 @@ def write_folder(folder, per_class):
             index = np.flatnonzero(np.asarray(data.labels) == data.classes.index(name))[:per_class]
             for i in index: Image.fromarray(data.images[i].transpose(1, 2, 0)).save(folder/split/name/f'{i:05}.png')
 
-def run_demos(trees, source, minutes, work):
-    "Both at once, each with one thread; a finished one is kept"
-    started = {}
-    for name, tree in trees.items():
-        out = work/name
-        if (out/'report.json').exists(): continue
-        command = [sys.executable, '-m', 'marlearn', 'demo', '--data', source, '--minutes', str(minutes),
-                   '--out', out]
-        environment = os.environ | {'PYTHONPATH': str(tree), 'OMP_NUM_THREADS': '1'}
-        out.mkdir(parents=True, exist_ok=True)
-        with open(work/f'{name}.log', 'w') as log:
-            started[name] = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=log)
-    if failed := [name for name, process in started.items() if process.wait()]:
-        raise SystemExit(f'the demo failed: see {", ".join(str(work/f"{name}.log") for name in failed)}')
+def run_demo(tree, source, minutes, out):
+    "With this tree's code and one thread; a finished one is kept"
+    if (out/'report.json').exists(): return
+    out.mkdir(parents=True, exist_ok=True)
+    log = out.with_suffix('.log')
+    command = [sys.executable, '-m', 'marlearn', 'demo', '--data', source, '--minutes', str(minutes), '--out', out]
+    with open(log, 'w', encoding='utf-8') as said:
+        done = subprocess.run(command, cwd=tree, stdout=said, stderr=said,
+                              env=os.environ | {'PYTHONPATH': str(tree), 'OMP_NUM_THREADS': '1'})
+    if done.returncode: raise SystemExit(f'the demo failed: see {log}')
 
 def features_of(extractor, images): return torch.cat([extractor(part)['features'] for part in images.split(100)])
 
@@ -111,7 +107,7 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of drawing')
     parser.add_argument('--work', type=Path, default=Path('runs/demos'))
     parser.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'demos.json')
-    parser.add_argument('--pictures', type=Path, default=ROOT/'nbs'/'images'/'demos.png')
+    parser.add_argument('--pictures', type=Path, default=ROOT/'benchmarks'/'results'/'demos.png')
     args = parser.parse_args()
     if not (args.earlier/'marlearn'/'demo.py').exists():
         raise SystemExit(f'{args.earlier} holds no marlearn/demo.py: give the folder of a checkout')
@@ -123,8 +119,8 @@ def main():
         if source == 'folder':
             paths = {split: str(work/'pictures'/split) for split in paths}
             if not (work/'pictures').exists(): write_folder(work/'pictures', 1000)
-        print(f'{source}: two demos at once, {args.minutes:g} minutes', flush=True)
-        run_demos(trees, paths['train'], args.minutes, work)
+        print(f'{source}: two demos of {args.minutes:g} minutes', flush=True)
+        for name, tree in trees.items(): run_demo(tree, paths['train'], args.minutes, work/name)
         train, test = load_data(paths['train']), load_data(paths['test'], 'test' if source != 'folder' else 'train')
         pages[source] = {}
         for name in trees:
@@ -133,7 +129,7 @@ def main():
             print(json.dumps(rows[-1]), flush=True)
     commits = {name: subprocess.run(['git', '-C', tree, 'rev-parse', '--short', 'HEAD'], capture_output=True,
                                     text=True).stdout.strip() for name, tree in trees.items()}
-    result = {'what': f'The demo, earlier and now: {args.minutes:g} minutes on one core, both at once',
+    result = {'what': f'The demo, earlier and now: {args.minutes:g} minutes on one core',
               'command': ' '.join(['python scripts/demos.py EARLIER', *sys.argv[2:]]), 'commits': commits,
               'machine': machine(), 'drawn with': DemoConfig().sampling(), 'rows': rows}
     args.out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')

@@ -47,8 +47,6 @@ CANDIDATES = { # name -> what is not as in the preset: of the model, of its head
     'average 0.9998': {'train': {'ema': .9998}},
     '64 tokens of 10': {'patch': 1},
     # what was ahead, together
-    "the paper's mask ratios, head 4 x 256": {'model': MASKS, 'head': {'blocks': 4, 'width': 256}},
-    "the paper's mask ratios, flow head": {'model': MASKS, 'head': {'kind': 'flow', 'x0_limit': None}},
     "the paper's mask ratios, width 192, head 4 x 256": {'model': MASKS | {'width': 192, 'heads': 6},
                                                          'head': {'blocks': 4, 'width': 256}},
 }
