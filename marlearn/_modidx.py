@@ -1051,6 +1051,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'marlearn/engine/presets.py'),
                                          'marlearn.engine.presets.cifar10_pixels': ( 'engine/presets.html#cifar10_pixels',
                                                                                      'marlearn/engine/presets.py'),
+                                         'marlearn.engine.presets.cifar10_wide': ( 'engine/presets.html#cifar10_wide',
+                                                                                   'marlearn/engine/presets.py'),
                                          'marlearn.engine.presets.imagenet': ('engine/presets.html#imagenet', 'marlearn/engine/presets.py'),
                                          'marlearn.engine.presets.mar_base': ('engine/presets.html#mar_base', 'marlearn/engine/presets.py'),
                                          'marlearn.engine.presets.mar_huge': ('engine/presets.html#mar_huge', 'marlearn/engine/presets.py'),

@@ -4,7 +4,7 @@ Markdown cells are copied as they are, code cells are fenced, with their text ou
 written first: the front (its address from settings.ini), what is proven and supported, how to install (versions from
 benchmarks/results), the lessons (from marlearn.course.map), the engine (from the first cell of its notebooks), and the
 timings (from benchmarks/results)."""
-import json, re, sys
+import json, re, statistics, sys
 from pathlib import Path
 from settings import read_flags, read_settings, ROOT as root
 
@@ -177,7 +177,21 @@ def quality_lines(quality:dict)->list[str]:
         f"{last['paper', 'averaged']}, or {last['paper', 'raw']} with the raw weights instead of their average, which "
         f"has hardly left the start. {'One seed' if n == 1 else f'{n} seeds'}, {m['threads']} threads of an "
         f"{m['cpu']} CPU, "
-        f"judged by the small classifier that ships (`{quality['command']}`, `python -m benchmarks.figure`)."]
+        f"judged by the small classifier that ships (`{quality['command']}`, `python -m benchmarks.figure`).", '',
+        *recipes()]
+
+def recipes()->list[str]:
+    "What the search for a recipe found, in two sentences"
+    found, by_name = load(results/'recipe.json'), {}
+    for row in found['rows']: by_name.setdefault(row['candidate'], []).append(row['distance'])
+    mean = {name: sum(d)/len(d) for name, d in by_name.items()}
+    best, *_, third, second, last = sorted(mean, key=mean.get)
+    def number(name): return f"{mean[name]:.0f} (seeds: {', '.join(f'{d:.0f}' for d in sorted(by_name[name]))})"
+    minutes = statistics.median(row['CPU seconds'] for row in found['rows'])/60
+    return [f"{len(mean)} recipes around the preset `toy` had the same {minutes:.0f} "
+            f"minutes on one core ([all of them](../benchmarks/results/recipe.txt), `python scripts/recipe.py`). "
+            f'The least distance is that of *{best}*, {number(best)}, where `toy` has {number("toy")}; *{third}* '
+            f'({mean[third]:.0f}), *{second}* ({mean[second]:.0f}) and *{last}* ({mean[last]:.0f}) come last.']
 
 def speed_cell()->str:
     "The cell of the index that compares ways to compute the same"

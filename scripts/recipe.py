@@ -1,14 +1,15 @@
 """Which recipe draws CIFAR-10 best after a few minutes on one core? From the repository's root:
 
     python scripts/recipe.py --list                              # the candidates, and which are done
-    python scripts/recipe.py --steps 700 --seeds 0 1             # all of them; stop whenever you like, and go on
-    python scripts/recipe.py --only "width 192" --seeds 3         # one of them, with another seed
+    python scripts/recipe.py --seeds 0 1                         # all of them; stop whenever you like, and go on
+    python scripts/recipe.py --only "width 192" --seeds 3        # one of them, with another seed
 
 Each candidate differs from the preset `toy` in one thing, the last few in two or three, and gets the time in which
 `toy` does --steps. A busy machine slows both down, so it is their ratio that is measured, a few steps of one and of the
 other in turn.
 Judge: the small classifier that ships, on drawn pictures held against test pictures. Finished runs are written to
-benchmarks/results/recipe.json at once; encoded pictures are kept in runs/recipe."""
+benchmarks/results/recipe.json at once, and as a page for people to recipe.txt beside it; encoded pictures are kept in
+runs/recipe."""
 import argparse, json, sys, time
 from dataclasses import replace
 from pathlib import Path
@@ -110,11 +111,20 @@ def page(rows):
     head = f"{'candidate':50}{'size':>7}{'pictures':>9}{'seeds':>7}{'distance':>10} +- half range  recognised"
     return '\n'.join([head, *sorted(lines, key=lines.get)])
 
+def write_page(out):
+    "The same as text, beside the results"
+    result = json.loads(out.read_text(encoding='utf-8'))
+    about = result['settings']
+    out.with_suffix('.txt').write_text(
+        f"{result['what']}: that of {about['steps of toy']} steps of the preset toy, on one thread of "
+        f"{result['machine']['cpu']}.\n{about['n']} pictures are drawn and judged for each seed, with "
+        f"{about['drawn with']}.\n\n{page(result['rows'])}\n", encoding='utf-8')
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--steps', type=int, default=1000, help='of the preset toy; the others get the same time')
+    parser.add_argument('--steps', type=int, default=700, help='of the preset toy; the others get the same time')
     parser.add_argument('--n', type=int, default=500, help='pictures to draw and judge')
     parser.add_argument('--list', action='store_true', help='show what is there and stop')
     parser.add_argument('--work', type=Path, default=Path('runs/recipe'))
@@ -132,6 +142,7 @@ def main():
         for name, change in CANDIDATES.items():
             print(f"{name:50} seeds done: {sorted(s for c, s in done if c == name)}   {change}")
         return
+    if rows: write_page(args.out)
     todo = [(name, seed) for seed in args.seeds for name in args.only if (name, seed) not in done]
     torch.set_num_threads(1)
     data = load_data('cifar10')
@@ -148,6 +159,7 @@ def main():
                   'settings': settings, 'machine': machine(), 'rows': rows}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+        write_page(args.out)
         print(page(rows), flush=True)
 
 if __name__ == '__main__': main()

@@ -1,9 +1,9 @@
 r"""Turn a finished run into the model that ships in data/pretrained/mar, judge it, write its result file, and draw the
 README's pictures with it; beside the run, nearest.png shows training pictures like those drawn. From the root:
 
-    marlearn train --preset toy --data cifar10 --out runs/shipped --train.steps 18000 --train.ema 0.9998 \
-        --train.log-every 100 --train.sample-every 4500 --train.save-every 1000
-    python scripts/ship_model.py runs/shipped
+    marlearn train --preset cifar10-wide --out runs/cifar10 --train.log-every 100 --train.sample-every 5000 \
+        --train.save-every 1000
+    python scripts/ship_model.py runs/cifar10
 
 The small model of `shapes` in data/pretrained/shapes:
 
