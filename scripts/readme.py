@@ -41,11 +41,12 @@ def front_cell()->str:
         '![Forty small pictures of cars, horses, ships and trucks appear piece by piece, in a random order]'
         '(images/generation.gif)', '',
         f'*Drawn by the model that ships with marlearn: CIFAR-10, {minutes:.0f} minutes of training on '
-        f"{cpu} ([report](../data/pretrained/mar/report.json)). Of the animals in the picture of "
-        f"[all ten classes](images/samples.png) the eye finds the horses only; a classifier recognises "
+        f"{cpu} ([report](../data/pretrained/mar/report.json)). In the picture of "
+        f"[all ten classes](images/samples.png) the eye finds horses, birds and some deer; cats, dogs and frogs stay "
+        f"smears. A classifier recognises "
         f"{judged['recognised']:.0%} of what the model draws, "
         f"fewest of class {worst} ({shares[worst]:.0%}), and {real['test accuracy, float16 weights as shipped']:.0%} "
-        'of real ones. They are as far from the nearest training picture as test pictures are.*', '',
+        'of real ones. Drawn pictures are as far from the nearest training picture as test pictures are.*', '',
         '```', f'git clone {url}', 'cd marlearn', 'make demo', '```', '',
         *placeholder,
         f'This trains a model and draws with it, in {DemoConfig().minutes:g} minutes after the '
