@@ -8,16 +8,14 @@ Data: CIFAR-10, the drawn shapes, and a folder of 4000 pictures, a thousand each
 demo runs its own tree's code, tokenizer and recipe; finished ones in --work are not run again. This tree judges:
 Frechet distance to test pictures in the features of the classifier that ships, and the share of drawn pictures that a
 linear readout of these features, fitted to the training pictures, takes for what was asked.
-Result: benchmarks/results/demos.json, and demos.png beside it."""
+Result: benchmarks/results/demos.json, and demos.jpg beside it: the earlier demo's pictures at the left."""
 import argparse, json, os, subprocess, sys
 from pathlib import Path
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np, torch
 from PIL import Image
 from marlearn.demo import DemoConfig
 from marlearn.engine.checkpoints import latest_checkpoint, load_checkpoint
-from marlearn.engine.drawing import draw_grid, pick_classes, save_figure
+from marlearn.engine.drawing import draw_grid, pick_classes
 from marlearn.engine.evaluation import cifar10_classifier, draw_batch, extract
 from marlearn.engine.hardware import machine
 from marlearn.engine.pictures import load_data
@@ -88,14 +86,10 @@ def judge(folder, train, test, n, seeds):
     return row, page
 
 def save_pages(pages, path):
-    "A line for each data set: what the earlier demo drew, and what this one did"
-    fig, axes = plt.subplots(len(pages), 2, figsize=(7, 5.6*len(pages)), squeeze=False, layout='constrained')
-    for row, (source, by_tree) in zip(axes, pages.items()):
-        for ax, (name, page) in zip(row, by_tree.items()):
-            ax.imshow(image_grid(page, 6, pad=1))
-            ax.set(title=f'{source}: {name}')
-            ax.axis('off')
-    save_figure(fig, path)
+    "Each data set's pictures, one class a row: the earlier demo's at the left, this one's at the right"
+    lines = [np.concatenate([np.pad(image_grid(page, 6, pad=1), ((4, 4), (4, 4), (0, 0)), constant_values=255)
+                             for page in by_tree.values()], 1) for by_tree in pages.values()]
+    Image.fromarray(np.concatenate(lines).repeat(2, 0).repeat(2, 1)).save(path, quality=85)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,11 +101,10 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of drawing')
     parser.add_argument('--work', type=Path, default=Path('runs/demos'))
     parser.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'demos.json')
-    parser.add_argument('--pictures', type=Path, default=ROOT/'benchmarks'/'results'/'demos.png')
+    parser.add_argument('--pictures', type=Path, default=ROOT/'benchmarks'/'results'/'demos.jpg')
     args = parser.parse_args()
     if not (args.earlier/'marlearn'/'demo.py').exists():
         raise SystemExit(f'{args.earlier} holds no marlearn/demo.py: give the folder of a checkout')
-    matplotlib.use('Agg')
     trees = {'earlier': args.earlier.resolve(), 'now': ROOT}
     rows, pages = [], {}
     for source in args.only:
