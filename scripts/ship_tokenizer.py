@@ -238,17 +238,17 @@ def judged(tokenizer, work, n=2000):
 
 def compare(names, work, minutes, out):
     "A row for each candidate; rows that are there stay"
-    found = json.loads(out.read_text(encoding='utf-8')) if out.exists() else {'rows': []}
+    def read_rows(): return json.loads(out.read_text(encoding='utf-8'))['rows'] if out.exists() else []
     about = {n: json.loads((work/f'{n.replace(" ", "-")}.json').read_text(encoding='utf-8')) for n in NETWORKS}
     for name in names:
-        if any(row['candidate'] == name and row['minutes'] == minutes for row in found['rows']): continue
+        if any(row['candidate'] == name and row['minutes'] == minutes for row in read_rows()): continue
         vae, training = train_vae(name, CANDIDATES[name], work, minutes)
         row = {'candidate': name, 'minutes': minutes} | asdict(CANDIDATES[name]) | training
-        found = {'what': 'KL tokenizers of CIFAR-10 and shapes, the same minutes of training on one core',
-                 'command': 'python scripts/ship_tokenizer.py compare', 'machine': machine(), 'networks': about,
-                 'rows': [*found['rows'], row | judged(tokenizer_of(vae, CANDIDATES[name]), work)]}
-        write(out, found)
-        print(json.dumps(found['rows'][-1], indent=1))
+        row |= judged(tokenizer_of(vae, CANDIDATES[name]), work)
+        write(out, {'what': 'KL tokenizers of CIFAR-10 and shapes, the same minutes of training on one core',
+                    'command': 'python scripts/ship_tokenizer.py compare', 'machine': machine(), 'networks': about,
+                    'rows': [*read_rows(), row]})           # read again: a second process may have written meanwhile
+        print(json.dumps(row, indent=1))
 
 def ship(work, minutes, out, n=10_000):
     candidate = CANDIDATES[CHOSEN]
