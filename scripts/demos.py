@@ -2,7 +2,7 @@
 
     git worktree add ../earlier COMMIT                             # any commit or tag
     python scripts/demos.py ../earlier                             # six times 7.5 minutes, and some for judging
-    python scripts/demos.py ../earlier --only shapes --minutes 2
+    python scripts/demos.py ../earlier --only shapes --out shapes.json --pictures shapes.jpg   # results elsewhere
 
 Data: CIFAR-10, the drawn shapes, and a folder of 4000 pictures, a thousand each of four of CIFAR-10's classes. Each
 demo runs its own tree's code, tokenizer and recipe; finished ones in --work are not run again. This tree judges:
@@ -19,6 +19,7 @@ from marlearn.engine.drawing import draw_grid, pick_classes
 from marlearn.engine.evaluation import cifar10_classifier, draw_batch, extract
 from marlearn.engine.hardware import machine
 from marlearn.engine.pictures import load_data
+from marlearn.files import atomic_folder
 from marlearn.metrics import as_saved, Statistics
 from marlearn.plot import image_grid
 from settings import ROOT
@@ -111,10 +112,12 @@ def main():
         work, paths = args.work.resolve()/source, dict.fromkeys(('train', 'test'), source)
         if source == 'folder':
             paths = {split: str(work/'pictures'/split) for split in paths}
-            if not (work/'pictures').exists(): write_folder(work/'pictures', 1000)
+            if not (work/'pictures').exists():
+                with atomic_folder(work/'pictures') as new: write_folder(new, 1000)
         print(f'{source}: two demos of {args.minutes:g} minutes', flush=True)
         for name, tree in trees.items(): run_demo(tree, paths['train'], args.minutes, work/name)
-        train, test = load_data(paths['train']), load_data(paths['test'], 'test' if source != 'folder' else 'train')
+        train = load_data(paths['train'])
+        test = load_data(paths['test'], 'train' if source == 'folder' else 'test')      # that folder is all test
         pages[source] = {}
         for name in trees:
             row, pages[source][name] = judge(work/name, train, test, args.n, args.seeds)

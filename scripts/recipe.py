@@ -4,9 +4,9 @@
     python scripts/recipe.py --seeds 0 1                         # all of them; stop whenever you like, and go on
     python scripts/recipe.py --only "width 192" --seeds 3        # one of them, with another seed
 
-Each candidate differs from the preset `toy` in one thing, the last few in two or three, and gets the time in which
-`toy` does --steps. A busy machine slows both down, so it is their ratio that is measured, a few steps of one and of the
-other in turn.
+Each candidate differs from the preset `toy` in one thing, the last in three, and gets the time in which `toy` does
+--steps. A busy machine slows both down, so it is their ratio that is measured, a few steps of one and of the other in
+turn.
 Judge: the small classifier that ships, on drawn pictures held against test pictures. Finished runs are written to
 benchmarks/results/recipe.json at once, and as a page for people to recipe.txt beside it; encoded pictures are kept in
 runs/recipe."""
@@ -47,7 +47,7 @@ CANDIDATES = { # name -> what is not as in the preset: of the model, of its head
     'average 0.99': {'train': {'ema': .99}},
     'average 0.9998': {'train': {'ema': .9998}},
     '64 tokens of 10': {'patch': 1},
-    # what was ahead, together
+    # a larger model, with the mask ratios that were ahead
     "the paper's mask ratios, width 192, head 4 x 256": {'model': MASKS | {'width': 192, 'heads': 6},
                                                          'head': {'blocks': 4, 'width': 256}},
 }

@@ -42,7 +42,7 @@ def toy()->RunConfig:
                                                     sample_every=4500))
 
 def cifar10_wide()->RunConfig:
-    "Twice the toy's parameters: the model in data/pretrained/mar, more than an hour on one CPU core"
+    "Twice the toy's parameters: the model in data/pretrained/mar, an hour on one CPU core"
     run = toy()
     head = replace(run.model.head, blocks=4, width=256)
     return replace(run, data='cifar10', model=replace(run.model, width=192, heads=6, head=head),
